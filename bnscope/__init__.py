@@ -1,0 +1,1 @@
+"""bnscope: see, lint and fold Batch Normalization in Keras models."""

@@ -1,0 +1,147 @@
+r"""The algebra of Batch Normalization, in the paper's symbols, in float64.
+
+Per channel, with \(\gamma\) gamma, \(\beta\) beta, \(\mu\) the mean, \(\sigma^2\) the
+variance, \(\epsilon\) epsilon and \(m\) the momentum:
+
+    training     y = gamma * (x - mean(batch)) / sqrt(var(batch) + epsilon) + beta
+    inference    y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
+                   = a * x + b,  a = gamma / sqrt(moving_variance + epsilon),
+                                 b = beta - moving_mean * a
+    update       moving = m * moving + (1 - m) * batch
+    inverted     batch  = (new - m * old) / (1 - m)
+    after k      moving = m**k * initial + ..., so m**k of it is still the initial value
+
+Source: Ioffe & Szegedy 2015, arXiv 1502.03167, algorithms 1 and 2; Keras updates with the
+biased batch variance on all backends (keras/src/layers/normalization/batch_normalization.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+AnyArray = npt.NDArray[np.generic]
+
+# Rounding of one float32 value, relative.
+FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNormState:
+    """The values of one BN layer at one moment.
+
+    Args:
+        gamma: scale, shape `(channels,)`, or None with `scale=False`.
+        beta: shift, shape `(channels,)`, or None with `center=False`.
+        moving_mean: shape `(channels,)`.
+        moving_variance: shape `(channels,)`.
+        momentum: momentum of the moving average.
+        epsilon: added to the variance before the square root.
+    """
+
+    gamma: AnyArray | None
+    beta: AnyArray | None
+    moving_mean: AnyArray
+    moving_variance: AnyArray
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.moving_mean.size)
+
+
+class ScaleShift(NamedTuple):
+    """BN at inference as `y = scale * x + shift`, both float64 of shape `(channels,)`."""
+
+    scale: Array
+    shift: Array
+
+
+def scale_and_shift(state: BatchNormState) -> ScaleShift:
+    """BN at inference as a scale and a shift per channel.
+
+    Args:
+        state: values of the layer, any floating dtype.
+
+    Returns:
+        `a = gamma / sqrt(moving_variance + epsilon)` and `b = beta - moving_mean * a`.
+    """
+    variance = np.asarray(state.moving_variance, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = 1.0 / np.sqrt(variance + state.epsilon)
+        if state.gamma is not None:
+            scale = scale * np.asarray(state.gamma, np.float64)
+        shift = -np.asarray(state.moving_mean, np.float64) * scale
+        if state.beta is not None:
+            shift = shift + np.asarray(state.beta, np.float64)
+    return ScaleShift(scale, shift)
+
+
+def update_moving(moving: npt.ArrayLike, batch: npt.ArrayLike, momentum: float) -> Array:
+    """The moving value after one training step: `m * moving + (1 - m) * batch`."""
+    return np.asarray(moving, np.float64) * momentum + np.asarray(batch, np.float64) * (
+        1.0 - momentum
+    )
+
+
+def batch_from_moving(
+    old: npt.ArrayLike, new: npt.ArrayLike, momentum: float, updates: int = 1
+) -> Array:
+    """The mini-batch value that moved `old` to `new`.
+
+    With one update this is the batch's own value. With K updates it is the average of the K
+    batches, weighted by the moving average's own weights (the last batch weighs most).
+
+    Args:
+        old: moving value before, shape `(channels,)`.
+        new: moving value after, shape `(channels,)`.
+        momentum: momentum of the moving average, in [0, 1).
+        updates: how many updates lie between the two.
+
+    Returns:
+        `(new - m**K * old) / (1 - m**K)`, float64 of shape `(channels,)`.
+    """
+    kept = initial_share(momentum, updates)
+    return (np.asarray(new, np.float64) - kept * np.asarray(old, np.float64)) / (1.0 - kept)
+
+
+def recovery_error(
+    old: npt.ArrayLike, new: npt.ArrayLike, momentum: float, updates: int = 1
+) -> Array:
+    """A bound on the rounding error of `batch_from_moving` for float32 variables.
+
+    Keras rounds the products, the sum and the stored value to float32: at most two units of
+    rounding of the larger moving value for each update, which the inversion divides by
+    `1 - m**K`. The rounding of `1 - m` itself is of the same order.
+
+    Args:
+        old: moving value before, shape `(channels,)`.
+        new: moving value after, shape `(channels,)`.
+        momentum: momentum of the moving average, in [0, 1).
+        updates: how many updates lie between the two.
+
+    Returns:
+        The bound in the units of the values, float64 of shape `(channels,)`.
+    """
+    size = np.maximum(
+        np.abs(np.asarray(old, np.float64)), np.abs(np.asarray(new, np.float64))
+    )
+    return 2.0 * updates * FLOAT32_EPSILON * size / (1.0 - initial_share(momentum, updates))
+
+
+def initial_share(momentum: float, updates: int) -> float:
+    """The share of a moving value that is still its initial value: `m**updates`."""
+    return float(momentum**updates)
+
+
+def updates_until(momentum: float, share: float) -> int:
+    """How many updates it takes until at most `share` of the initial value is left."""
+    if momentum <= 0.0:
+        return 1
+    return int(np.ceil(np.log(share) / np.log(momentum)))

@@ -1,0 +1,37 @@
+"""What bnscope raises for input it cannot use."""
+
+from __future__ import annotations
+
+
+class BnscopeError(Exception):
+    """An input that cannot be used: what happened, and what to do about it.
+
+    Attributes:
+        message: what happened, with the value, in one line.
+        hint: what to do about it, in one line.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".strip())
+        self.message = message
+        self.hint = hint
+
+
+class UnreadableModelError(BnscopeError):
+    """A file that is no Keras model, or one that is damaged."""
+
+
+class UnknownCodeError(BnscopeError):
+    """A rule code or name that does not exist."""
+
+
+class OutputExistsError(BnscopeError):
+    """An output file that is there already and must not be overwritten."""
+
+
+class UnsupportedModelError(BnscopeError):
+    """A model that can be read but not rewritten, or not loaded."""
+
+
+class VerificationError(BnscopeError):
+    """A rewritten model that does not compute what the original computes."""

@@ -1,0 +1,232 @@
+"""What a model is: a frozen graph of calls, read from a file or from a live model.
+
+A node is a call, not a layer: a layer that is called twice is one `Layer` with two `Call`s.
+Nested models are flattened, and their layers keep the path (`backbone/conv1_bn`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variable:
+    """One variable of a layer. Its values are read only when asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], npt.NDArray[np.generic]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer, with everything that is known of it without running it.
+
+    Args:
+        path: names from the outermost model inward, joined by `/`; unique in its graph.
+        kind: class name for Keras's own layers (`Conv2D`), `ops.Name` for operations
+            (`ops.Add`), `custom.Name` for everything else.
+        config: the layer's configuration; empty where it is not known.
+        trainable: the layer's own flag.
+        variables: the variables by name (`gamma`, `moving_mean`, `kernel`, ...).
+        children: layers inside this one that the graph does not call itself (the layer
+            inside a `TimeDistributed`, the cell of a recurrent layer).
+    """
+
+    path: str
+    kind: str
+    config: Mapping[str, Any] = field(repr=False)
+    trainable: bool = True
+    variables: Mapping[str, Variable] = field(default_factory=dict, repr=False)
+    children: tuple[Layer, ...] = field(default=(), repr=False)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the class is not one of Keras's own."""
+        return self.kind.startswith("custom.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A tensor that flows between calls.
+
+    Args:
+        index: position in `Graph.tensors`.
+        producer: index of the call that makes it; None for an input of the model.
+        shape: shape with the batch dimension first; None where it is not known.
+        dtype: dtype name; None where it is not known.
+        name: the input layer's name for an input of the model, else "".
+    """
+
+    index: int
+    producer: int | None
+    shape: Shape | None = None
+    dtype: str | None = None
+    name: str = ""
+
+    @property
+    def rank(self) -> int | None:
+        """Number of dimensions, batch included; None where it is not known."""
+        return None if self.shape is None else len(self.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of one layer.
+
+    Args:
+        index: position in `Graph.calls`, which is in topological order.
+        layer: the layer that is called.
+        inputs: tensors among the arguments, in order.
+        outputs: tensors that come out.
+        args: positional arguments, with a `Tensor` in the place of each tensor.
+        kwargs: keyword arguments, likewise.
+        training: the `training=` value written into the graph, of this call or of an
+            enclosing model's; None where none is.
+    """
+
+    index: int
+    layer: Layer
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    training: bool | None = None
+
+    @property
+    def kind(self) -> str:
+        """The layer's kind."""
+        return self.layer.kind
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The layer's configuration."""
+        return self.layer.config
+
+
+@dataclass(frozen=True, slots=True)
+class NotAnalysed:
+    """A part of the model that could not be analysed, and why. `layer` "" is the model."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is known of the model's training.
+
+    Args:
+        compiled: whether the model is compiled; None where that is not known.
+        optimizer_steps: updates counted by the optimizer since the last compile; None where
+            that is not known.
+    """
+
+    compiled: bool | None = None
+    optimizer_steps: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as a graph of calls. Nothing in it changes once it is made.
+
+    Args:
+        name: the model's name.
+        calls: all calls in topological order.
+        layers: all layers in the order of the forward pass, without nested models and
+            input layers, with the layers inside others behind them.
+        tensors: all tensors.
+        inputs: the model's inputs.
+        outputs: the model's outputs, in order.
+        not_analysed: what could not be read as a graph.
+        training: what is known of the training.
+        has_weights: whether values of variables can be read.
+    """
+
+    name: str
+    calls: tuple[Call, ...]
+    layers: tuple[Layer, ...]
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    not_analysed: tuple[NotAnalysed, ...] = ()
+    training: Training = Training()
+    has_weights: bool = True
+
+    @cached_property
+    def _consumers(self) -> Sequence[tuple[Call, ...]]:
+        lists: list[list[Call]] = [[] for _ in self.tensors]
+        for call in self.calls:
+            for index in {tensor.index for tensor in call.inputs}:
+                lists[index].append(call)
+        return [tuple(calls) for calls in lists]
+
+    @cached_property
+    def _output_indices(self) -> frozenset[int]:
+        return frozenset(tensor.index for tensor in self.outputs)
+
+    @cached_property
+    def _calls_by_path(self) -> Mapping[str, tuple[Call, ...]]:
+        lists: dict[str, list[Call]] = {}
+        for call in self.calls:
+            lists.setdefault(call.layer.path, []).append(call)
+        return {path: tuple(calls) for path, calls in lists.items()}
+
+    @cached_property
+    def _layers_by_path(self) -> Mapping[str, Layer]:
+        return {layer.path: layer for layer in self.layers}
+
+    def layer(self, path: str) -> Layer:
+        """The layer with that path.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        return self._layers_by_path[path]
+
+    def producer(self, tensor: Tensor) -> Call | None:
+        """The call that makes a tensor; None for an input of the model."""
+        return None if tensor.producer is None else self.calls[tensor.producer]
+
+    def consumers(self, tensor: Tensor) -> tuple[Call, ...]:
+        """The calls that take a tensor, each once, in topological order."""
+        return self._consumers[tensor.index]
+
+    def is_output(self, tensor: Tensor) -> bool:
+        """Whether a tensor is an output of the model."""
+        return tensor.index in self._output_indices
+
+    def calls_of(self, layer: Layer) -> tuple[Call, ...]:
+        """The calls of a layer; empty for a layer inside another one."""
+        return self._calls_by_path.get(layer.path, ())
+
+    def sole_consumer(self, tensor: Tensor) -> Call | None:
+        """The only call that takes a tensor; None if there are more, or if it is an output."""
+        consumers = self.consumers(tensor)
+        return consumers[0] if len(consumers) == 1 and not self.is_output(tensor) else None
+
+    def predecessors(self, call: Call) -> Iterator[Call]:
+        """The calls whose outputs a call takes."""
+        for tensor in call.inputs:
+            producer = self.producer(tensor)
+            if producer is not None:
+                yield producer
+
+    def successors(self, call: Call) -> Iterator[Call]:
+        """The calls that take what a call makes."""
+        for tensor in call.outputs:
+            yield from self.consumers(tensor)
