@@ -1,0 +1,372 @@
+"""From the specification of a model to its frozen graph.
+
+A file and a live model both give a `ModelSpec`: layers, nodes (who is called with what),
+inputs and outputs, nested as the user nested them. `build` flattens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnscope.errors import UnreadableModelError
+from bnscope.graph import kinds, shapes
+from bnscope.graph.model import (
+    Call,
+    Graph,
+    Layer,
+    NotAnalysed,
+    Shape,
+    Tensor,
+    Training,
+    Variable,
+)
+
+# (layer key, index of the call among the layer's calls in its model, index of the output)
+Key = tuple[Hashable, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A tensor in the arguments of a call."""
+
+    key: Key
+    shape: Shape | None = None
+    dtype: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class LayerSpec:
+    """A layer as it is written; `model` is set for a nested model."""
+
+    name: str
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    trainable: bool = True
+    variables: Mapping[str, Variable] = field(default_factory=dict)
+    children: list[LayerSpec] = field(default_factory=list)
+    model: ModelSpec | None = None
+    source: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class NodeSpec:
+    """A call as it is written, with a `Reference` in the place of each tensor."""
+
+    layer: LayerSpec
+    key: tuple[Hashable, int]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[Reference, ...] = ()
+
+    def references(self) -> list[Reference]:
+        """The tensors among the arguments, in order."""
+        return list(_references((*self.args, *self.kwargs.values())))
+
+
+@dataclass(slots=True, eq=False)
+class ModelSpec:
+    """A model as it is written. `opaque` says why no calls are known, where none are."""
+
+    layers: list[LayerSpec] = field(default_factory=list)
+    nodes: list[NodeSpec] = field(default_factory=list)
+    inputs: list[Reference] = field(default_factory=list)
+    outputs: list[Reference] = field(default_factory=list)
+    opaque: str = ""
+
+
+def build(
+    name: str, model: ModelSpec, *, training: Training, has_weights: bool
+) -> tuple[Graph, dict[str, LayerSpec]]:
+    """Flattens a specification into a graph.
+
+    Args:
+        name: the model's name.
+        model: the specification.
+        training: what is known of the training.
+        has_weights: whether values of variables can be read.
+
+    Returns:
+        The graph, and the specification of each of its layers by path.
+
+    Raises:
+        UnreadableModelError: if the calls form a cycle or refer to what does not exist.
+    """
+    flattener = _Flattener()
+    outputs = flattener.model(model, prefix="", given=None, training=None)
+    return flattener.freeze(name, outputs, training, has_weights=has_weights)
+
+
+@dataclass(slots=True)
+class _Tensor:
+    producer: int | None
+    shape: Shape | None
+    dtype: str | None
+    name: str = ""
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One walk through one model: what its tensors are bound to."""
+
+    prefix: str
+    bound: dict[Key, int]
+    widths: Mapping[tuple[Hashable, int], int]
+    training: bool | None
+
+
+@dataclass(slots=True)
+class _Call:
+    layer: Layer
+    node: NodeSpec
+    frame: _Frame
+    inputs: list[int]
+    outputs: list[int]
+    training: bool | None
+
+
+class _Flattener:
+    def __init__(self) -> None:
+        self.tensors: list[_Tensor] = []
+        self.calls: list[_Call] = []
+        self.layers: dict[str, Layer] = {}
+        self.specs: dict[str, LayerSpec] = {}
+        self.made: dict[int, Layer] = {}
+        self.inputs: list[int] = []
+        self.not_analysed: list[NotAnalysed] = []
+
+    def model(
+        self,
+        model: ModelSpec,
+        *,
+        prefix: str,
+        given: list[int] | None,
+        training: bool | None,
+    ) -> list[int]:
+        """Adds the calls of a model; returns the tensors it returns."""
+        if model.opaque:
+            self.opaque(model, prefix)
+            return []
+        bound = self.bind_inputs(model, given)
+        frame = _Frame(prefix, bound, _output_counts(model), training)
+        for node in _in_order(model):
+            if node.layer.kind == kinds.INPUT:
+                self.bind_stray_input(node, bound)
+                continue
+            inputs = [self.resolve(reference, bound) for reference in node.references()]
+            for index, tensor in enumerate(self.node(node, inputs, frame)):
+                bound[*node.key, index] = tensor
+        return [self.resolve(reference, bound) for reference in model.outputs]
+
+    def node(self, node: NodeSpec, inputs: list[int], frame: _Frame) -> list[int]:
+        # As in Keras, a value from outside wins over one inside.
+        training = frame.training
+        if training is None:
+            training = _bool_or_none(node.kwargs.get("training"))
+        inner = node.layer.model
+        if inner is not None and not inner.opaque and len(inner.inputs) == len(inputs):
+            prefix = f"{frame.prefix}{node.layer.name}/"
+            return self.model(inner, prefix=prefix, given=inputs, training=training)
+        layer = self.layer(node.layer, frame.prefix)
+        call = _Call(layer, node, frame, inputs, [], training)
+        call.outputs.extend(self.outputs(call))
+        self.calls.append(call)
+        return call.outputs
+
+    def outputs(self, call: _Call) -> Iterator[int]:
+        """The tensors a call returns; their shapes are given, or inferred."""
+        given = call.node.outputs
+        layer = call.layer
+        inferred = shapes.infer(
+            layer.kind, layer.config, [self.tensors[index].shape for index in call.inputs]
+        )
+        count = max(call.frame.widths.get(call.node.key, 1), len(given))
+        for position in range(count):
+            if position < len(given):
+                shape, dtype = given[position].shape, given[position].dtype
+            else:
+                shape, dtype = (inferred if position == 0 else None), None
+            yield self.tensor(len(self.calls), shape, dtype)
+
+    def bind_inputs(self, model: ModelSpec, given: list[int] | None) -> dict[Key, int]:
+        if given is None:
+            given = []
+            for reference in model.inputs:
+                tensor = self.tensor(
+                    None, reference.shape, reference.dtype, str(reference.key[0])
+                )
+                given.append(tensor)
+                self.inputs.append(tensor)
+        return {
+            reference.key: tensor
+            for reference, tensor in zip(model.inputs, given, strict=True)
+        }
+
+    def bind_stray_input(self, node: NodeSpec, bound: dict[Key, int]) -> None:
+        # An input layer that the model does not list: a constant tensor, or a damaged file.
+        key = (*node.key, 0)
+        if key not in bound:
+            shape = _shape(node.layer.config)
+            bound[key] = self.tensor(None, shape, node.layer.config.get("dtype"))
+
+    def tensor(
+        self, producer: int | None, shape: Shape | None, dtype: str | None, name: str = ""
+    ) -> int:
+        self.tensors.append(_Tensor(producer, shape, dtype, name))
+        return len(self.tensors) - 1
+
+    def resolve(self, reference: Reference, bound: Mapping[Key, int]) -> int:
+        index = bound.get(reference.key)
+        if index is None:
+            raise UnreadableModelError(
+                f"The configuration refers to output {reference.key[2]} of call "
+                f"{reference.key[1]} of {str(reference.key[0])!r}, which does not exist.",
+                "The file is damaged; save the model again.",
+            )
+        tensor = self.tensors[index]
+        if reference.shape is not None:
+            tensor.shape = reference.shape
+        if reference.dtype is not None:
+            tensor.dtype = reference.dtype
+        return index
+
+    def opaque(self, model: ModelSpec, prefix: str) -> None:
+        self.not_analysed.append(NotAnalysed(prefix.rstrip("/"), model.opaque))
+        for spec in model.layers:
+            self.layer(spec, prefix)
+
+    def layer(self, spec: LayerSpec, prefix: str) -> Layer:
+        """The frozen layer; one for a specification, however often it is called."""
+        made = self.made.get(id(spec))
+        if made is not None:
+            return made
+        path = self.unique(prefix + spec.name)
+        self.layers[path] = placeholder = Layer(path, spec.kind, spec.config)
+        self.made[id(spec)] = placeholder
+        self.specs[path] = spec
+        inside = [*spec.children, *(spec.model.layers if spec.model else ())]
+        children = tuple(self.layer(child, path + "/") for child in inside)
+        if spec.model is not None and spec.model.opaque:
+            self.not_analysed.append(NotAnalysed(path, spec.model.opaque))
+        layer = Layer(
+            path, spec.kind, spec.config, spec.trainable, spec.variables, children
+        )
+        self.layers[path] = self.made[id(spec)] = layer
+        return layer
+
+    def unique(self, path: str) -> str:
+        if path not in self.layers:
+            return path
+        number = 2
+        while f"{path}#{number}" in self.layers:
+            number += 1
+        return f"{path}#{number}"
+
+    def freeze(
+        self, name: str, outputs: list[int], training: Training, *, has_weights: bool
+    ) -> tuple[Graph, dict[str, LayerSpec]]:
+        tensors = tuple(
+            Tensor(index, made.producer, made.shape, made.dtype, made.name)
+            for index, made in enumerate(self.tensors)
+        )
+        calls = tuple(
+            _freeze(index, made, tensors) for index, made in enumerate(self.calls)
+        )
+        graph = Graph(
+            name=name,
+            calls=calls,
+            layers=tuple(self.layers.values()),
+            tensors=tensors,
+            inputs=tuple(tensors[index] for index in self.inputs),
+            outputs=tuple(tensors[index] for index in outputs),
+            not_analysed=tuple(self.not_analysed),
+            training=training,
+            has_weights=has_weights,
+        )
+        return graph, self.specs
+
+
+def _freeze(index: int, made: _Call, tensors: tuple[Tensor, ...]) -> Call:
+    def replace(value: Reference) -> Tensor:
+        return tensors[made.frame.bound[value.key]]
+
+    return Call(
+        index=index,
+        layer=made.layer,
+        inputs=tuple(tensors[i] for i in made.inputs),
+        outputs=tuple(tensors[i] for i in made.outputs),
+        args=tuple(_map(value, replace) for value in made.node.args),
+        kwargs={name: _map(value, replace) for name, value in made.node.kwargs.items()},
+        training=made.training,
+    )
+
+
+def _in_order(model: ModelSpec) -> Iterator[NodeSpec]:
+    """The nodes, each behind those it needs; otherwise in the order they are written."""
+    by_key = {node.key: node for node in model.nodes}
+    done: set[tuple[Hashable, int]] = set()
+    open_: set[tuple[Hashable, int]] = set()
+    for root in model.nodes:
+        stack = [(root, False)]
+        while stack:
+            node, entered = stack.pop()
+            if node.key in done:
+                continue
+            if entered:
+                done.add(node.key)
+                yield node
+                continue
+            if node.key in open_:
+                raise UnreadableModelError(
+                    f"The calls of {node.layer.name!r} form a cycle.",
+                    "The file is damaged; save the model again.",
+                )
+            open_.add(node.key)
+            stack.append((node, True))
+            for reference in reversed(node.references()):
+                needed = by_key.get(reference.key[:2])
+                if needed is not None and needed.key not in done:
+                    stack.append((needed, False))
+
+
+def _output_counts(model: ModelSpec) -> dict[tuple[Hashable, int], int]:
+    """How many outputs of each call are used; files do not say how many there are."""
+    counts: dict[tuple[Hashable, int], int] = {}
+    used = [reference for node in model.nodes for reference in node.references()]
+    for reference in [*used, *model.outputs]:
+        key = reference.key[:2]
+        counts[key] = max(counts.get(key, 1), min(reference.key[2] + 1, 4096))
+    return counts
+
+
+def _references(value: object) -> Iterator[Reference]:
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _references(item)
+
+
+def _map(value: Any, function: Callable[[Reference], Any]) -> Any:
+    if isinstance(value, Reference):
+        return function(value)
+    if isinstance(value, list):
+        return [_map(item, function) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_map(item, function) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _map(item, function) for name, item in value.items()}
+    return value
+
+
+def _bool_or_none(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _shape(config: Mapping[str, Any]) -> Shape | None:
+    value = config.get("batch_shape", config.get("batch_input_shape"))
+    return tuple(value) if isinstance(value, (list, tuple)) else None

@@ -1,0 +1,276 @@
+"""BN variables in an HDF5 file, and where Keras 2 and Keras 3 put them.
+
+Only BN is read, a few kilobytes of however many there are, and it is read at once, so that the
+file is closed again. Links to other files, and data sets that lie in other files, are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.errors import UnreadableModelError
+from bnscope.graph.batchnorm import VARIABLES, variable_names
+from bnscope.graph.model import Variable
+
+# The longest gamma that is believed; the widest real layers have some 100,000 channels.
+MAX_CHANNELS = 1 << 24
+# Groups nested more deeply than any model nests its layers.
+MAX_DEPTH = 64
+
+
+def child(group: h5py.Group, name: str) -> Any:
+    """A member of a group, never through a link to another place or file; None if absent."""
+    key = name.encode()
+    links = group.id.links
+    if not links.exists(key):
+        return None
+    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise UnreadableModelError(
+            f"The HDF5 member {group.name}/{name} is a link to another place.",
+            "Links are never followed; save the model again with Keras.",
+        )
+    member = h5py.h5o.open(group.id, key)  # a third of the time that `group[name]` takes
+    if isinstance(member, h5py.h5g.GroupID):
+        return h5py.Group(member)
+    return h5py.Dataset(member) if isinstance(member, h5py.h5d.DatasetID) else None
+
+
+def walk(group: h5py.Group, path: str) -> Any:
+    """The member at a path below a group; None if there is none."""
+    member: Any = group
+    for part in path.split("/"):
+        if not isinstance(member, h5py.Group):
+            return None
+        member = child(member, part)
+        if member is None:
+            return None
+    return member
+
+
+def read_array(dataset: Any) -> npt.NDArray[np.generic]:
+    """The values of a small data set that lies in this very file."""
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiuV":
+        raise UnreadableModelError(
+            f"The HDF5 member {dataset.name} holds no numbers.", "Save the model again."
+        )
+    layout = dataset.id.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
+        raise UnreadableModelError(
+            f"The data of {dataset.name} lie in another file.",
+            "Such data sets are never read; save the model again with Keras.",
+        )
+    size = math.prod(dataset.shape)
+    if size > MAX_CHANNELS:
+        raise UnreadableModelError(
+            f"{dataset.name} claims {size:,} values, more than any BN layer has.",
+            "The file is damaged; save the model again.",
+        )
+    return np.asarray(dataset[()])
+
+
+def attribute(group: Any, name: str) -> Any:
+    """An attribute, with bytes decoded; None if absent."""
+    value = group.attrs.get(name)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value
+
+
+class Keras3Weights:
+    """The `model.weights.h5` of a `.keras` archive.
+
+    Groups are named by class and count (`layers/batch_normalization_3/vars/0`); the attribute
+    `name` of `vars`, where there is one, holds the layer's own name.
+    """
+
+    def __init__(self, group: h5py.Group | None) -> None:
+        self._find: Callable[[], h5py.Group | None] = lambda: group
+        self._counts: dict[str, int] = {}
+
+    @classmethod
+    def _lazy(cls, find: Callable[[], h5py.Group | None]) -> Keras3Weights:
+        # Most layers are never asked for their variables; finding them takes time.
+        weights = cls(None)
+        weights._find = find
+        return weights
+
+    @cached_property
+    def group(self) -> h5py.Group | None:
+        """The layer's group; None if the file has none."""
+        return self._find()
+
+    @cached_property
+    def _container(self) -> h5py.Group | None:
+        """The group of the layers of this model."""
+        names = ("layers", "_layer_checkpoint_dependencies")
+        found = (self.group and _group(self.group, name) for name in names)
+        return next((group for group in found if group), None)
+
+    def inside(self, name: str, class_name: str) -> Keras3Weights:
+        """The place of a layer of this model."""
+        stem = _snake_case(class_name.rpartition(">")[2])
+        count = self._counts.get(stem, 0)
+        self._counts[stem] = count + 1
+        return self._lazy(lambda: self._layer(name, stem, count))
+
+    def _layer(self, name: str, stem: str, count: int) -> h5py.Group | None:
+        """The group that is counted so, unless another one bears the layer's own name."""
+        container = self._container
+        if container is None:
+            return None
+        first = _group(container, stem if count == 0 else f"{stem}_{count}")
+        if first is not None and _saved_name(first) in {None, name}:
+            return first
+        named = (_group(container, key) for key in container if _is_numbered(key, stem))
+        return next(
+            (group for group in named if group and _saved_name(group) == name), first
+        )
+
+    def within(self, attribute: str) -> Keras3Weights:
+        """The place of a layer that this one keeps as an attribute."""
+        return self._lazy(lambda: self.group and _group(self.group, attribute))
+
+    def batch_norm(self, config: Mapping[str, Any]) -> Mapping[str, Variable]:
+        """The variables of the BN layer at this place."""
+        values = self.group and _group(self.group, "vars")
+        if values is None:
+            return {}
+        names = variable_names(config)
+        return _variables({name: str(i) for i, name in enumerate(names)}, values)
+
+
+class LegacyWeights:
+    """The weights of an `.h5` file: a group a layer, with the attribute `weight_names`.
+
+    A nested model keeps all its variables in one group; they are told apart by their names.
+    """
+
+    def __init__(self, group: h5py.Group | None, parts: tuple[str, ...] = ()) -> None:
+        self.group = group
+        self.parts = parts
+
+    def inside(self, name: str, class_name: str) -> LegacyWeights:  # noqa: ARG002
+        """The place of a layer of this model."""
+        if self.parts:
+            return LegacyWeights(self.group, (*self.parts, name))
+        group = self.group and _group(self.group, name)
+        return LegacyWeights(group, (name,))
+
+    def within(self, attribute: str) -> LegacyWeights:
+        """The place of a layer that this one keeps as an attribute."""
+        return LegacyWeights(self.group, (*self.parts, attribute))
+
+    def batch_norm(self, config: Mapping[str, Any]) -> Mapping[str, Variable]:  # noqa: ARG002
+        """The variables of the BN layer at this place."""
+        if self.group is None:
+            return {}
+        sets = legacy_sets(self.group)
+        owner = _best_match("/".join(self.parts), list(sets))
+        return {} if owner is None else _variables(sets[owner], self.group)
+
+
+def legacy_sets(group: h5py.Group) -> dict[str, dict[str, str]]:
+    """The BN variables of a legacy group: owner's name -> variable -> place in the group."""
+    sets: dict[str, dict[str, str]] = {}
+    for name in _weight_names(group):
+        owner, _, last = name.rpartition("/")
+        variable = last.partition(":")[0]
+        if variable in VARIABLES:
+            sets.setdefault(owner, {})[variable] = name
+    return {owner: found for owner, found in sets.items() if "moving_mean" in found}
+
+
+def keras3_sets(
+    group: h5py.Group, path: str = "", depth: int = 0
+) -> Iterator[tuple[str, h5py.Group]]:
+    """The BN layers of a Keras 3 weights file, by the names of their groups: path, group."""
+    if depth > MAX_DEPTH:
+        return
+    for key in group:
+        member = _group(group, key)
+        if member is None or key == "vars":
+            continue
+        inner = f"{path}/{key}" if path else key
+        if _is_numbered(key, "batch_normalization") and _group(member, "vars") is not None:
+            yield inner, member
+        else:
+            yield from keras3_sets(member, inner, depth + 1)
+
+
+def _variables(places: Mapping[str, str], group: h5py.Group) -> dict[str, Variable]:
+    found = {}
+    for name, place in places.items():
+        dataset = walk(group, place)
+        if dataset is not None:
+            found[name] = _variable(name, read_array(dataset))
+    shapes = {variable.shape for variable in found.values()}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise UnreadableModelError(
+            f"The variables at {group.name} have the shapes "
+            f"{', '.join(str(shape) for shape in sorted(shapes))}; BN needs one length for all.",
+            "The file is damaged, or was not written by Keras; save the model again.",
+        )
+    return found
+
+
+def _variable(name: str, values: npt.NDArray[np.generic]) -> Variable:
+    return Variable(name, tuple(values.shape), str(values.dtype), lambda: values)
+
+
+def _weight_names(group: h5py.Group) -> list[str]:
+    """`weight_names`, which Keras cuts into `weight_names0`, ... where it is too long."""
+    values = group.attrs.get("weight_names")
+    if values is None:
+        chunks: list[Any] = []
+        while (chunk := group.attrs.get(f"weight_names{len(chunks)}")) is not None:
+            chunks.append(chunk)
+        values = [name for chunk in chunks for name in chunk]
+    return [
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        for name in values
+    ]
+
+
+def _best_match(path: str, owners: list[str]) -> str | None:
+    """Which of the owners in a legacy group is the layer at a path."""
+    last = path.rpartition("/")[2]
+    counted = re.compile(rf"(.*/)?{re.escape(last)}(_\d+)?")
+    attempts = (
+        [owner for owner in owners if owner == path],
+        [o for o in owners if o.endswith("/" + path) or path.endswith("/" + o)],
+        [owner for owner in owners if owner.rpartition("/")[2] == last],
+        [owner for owner in owners if counted.fullmatch(owner)],
+        owners,
+    )
+    return next((found[0] for found in attempts if len(found) == 1), None)
+
+
+def _group(parent: h5py.Group, name: str) -> h5py.Group | None:
+    member = child(parent, name)
+    return member if isinstance(member, h5py.Group) else None
+
+
+def _saved_name(group: h5py.Group) -> str | None:
+    values = _group(group, "vars")
+    name = None if values is None else attribute(values, "name")
+    return name if isinstance(name, str) else None
+
+
+def _is_numbered(key: str, stem: str) -> bool:
+    return key == stem or (key.startswith(stem + "_") and key[len(stem) + 1 :].isdigit())
+
+
+@cache
+def _snake_case(name: str) -> str:
+    """A class name as Keras writes it in the names of groups."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
