@@ -1,0 +1,213 @@
+"""What a rule is. Linting, monitoring and the docs read the same class."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, ClassVar
+
+from bnscope.bn import BatchNormState
+from bnscope.graph.batchnorm import batch_norm_calls, batch_norms, state
+from bnscope.graph.model import Call, Graph, Layer
+
+
+class Severity(StrEnum):
+    """How bad a finding is; `off` means only when selected."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    OFF = "off"
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst."""
+        return list(Severity).index(self)
+
+    def at_least(self, other: Severity) -> bool:
+        """Whether this is as bad as another or worse."""
+        return self.rank <= other.rank
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a rule found at one layer.
+
+    Args:
+        layer: path of the layer.
+        message: what was found, with the values, and why it matters.
+        severity: how bad it is; None for the rule's own severity.
+        related: paths of other layers that have a part in it.
+        fix: "safe", "unsafe" or None.
+        data: the numbers behind the message, ready for JSON.
+    """
+
+    layer: str
+    message: str
+    severity: Severity | None = None
+    related: tuple[str, ...] = ()
+    fix: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StateProblem:
+    """What a rule found in the values of one BN layer.
+
+    Args:
+        message: what was found, with the values, and why it matters.
+        statistic: the variable concerned (`moving_variance`, ...).
+        channels: the channels concerned, worst first.
+        value: the value of the worst channel.
+        threshold: the value that should not have been passed; None where there is none.
+        severity: how bad it is.
+    """
+
+    message: str
+    statistic: str
+    channels: tuple[int, ...]
+    value: float
+    threshold: float | None
+    severity: Severity
+
+
+class Context:
+    """A graph, with what several rules ask of it computed once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._states: dict[str, BatchNormState | None] = {}
+
+    @cached_property
+    def batch_norms(self) -> tuple[Layer, ...]:
+        """All BN layers in forward order."""
+        return batch_norms(self.graph)
+
+    @cached_property
+    def batch_norm_calls(self) -> tuple[Call, ...]:
+        """All calls of BN layers in forward order."""
+        return batch_norm_calls(self.graph)
+
+    def state(self, layer: Layer) -> BatchNormState | None:
+        """The values of a BN layer; None where they are not known."""
+        if layer.path not in self._states:
+            self._states[layer.path] = state(layer)
+        return self._states[layer.path]
+
+
+class Rule:
+    """One rule of the catalogue.
+
+    The docstring of a rule is its page: sections in Markdown under `## What it does`,
+    `## Why is this bad`, `## What to do`, `## When it is quiet` and `## References`. Static
+    methods `bad_*` and `good_*` are its examples: given the module `keras`, they return a
+    model in which the rule finds something, or nothing.
+
+    Attributes:
+        code: `BN` and three digits.
+        name: the fault, in words joined by hyphens.
+        severity: how bad it usually is.
+        advice: what to do, in one sentence.
+        while_training: whether it is raised by callbacks instead of linting.
+    """
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    severity: ClassVar[Severity]
+    advice: ClassVar[str]
+    while_training: ClassVar[bool] = False
+
+    def check(self, context: Context) -> Iterator[Problem]:
+        """Yields what it finds in a model."""
+        raise NotImplementedError
+
+    @classmethod
+    def examples(cls, prefix: str) -> dict[str, Callable[[Any], Any]]:
+        """The examples by name: `prefix` is "bad" or "good"."""
+        return {
+            name: getattr(cls, name)
+            for name in vars(cls)
+            if name.startswith(prefix + "_") and callable(getattr(cls, name))
+        }
+
+    @classmethod
+    def thresholds(cls) -> dict[str, float]:
+        """The thresholds, which are the class's upper-case attributes."""
+        return {name: value for name, value in vars(cls).items() if name.isupper()}
+
+    @classmethod
+    def page(cls) -> str:
+        """The rule's page in Markdown."""
+        text = inspect.cleandoc(cls.__doc__ or "")
+        summary, _, sections = text.partition("\n\n")
+        when = "while training" if cls.while_training else "by `bnscope lint`"
+        head = f"# {cls.code} {cls.name}\n\n{summary}\n\nSeverity: {cls.severity}. Found {when}."
+        return "\n\n".join([head, *_with_examples(cls, sections), ""]).rstrip() + "\n"
+
+
+class StateRule(Rule):
+    """A rule on the values of one BN layer: a pure function of its state."""
+
+    def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:
+        """What it finds in the values of one BN layer, at any time."""
+        raise NotImplementedError
+
+    def check(self, context: Context) -> Iterator[Problem]:
+        """Yields what it finds in the saved values of a model."""
+        for layer in context.batch_norms:
+            values = context.state(layer)
+            if values is None:
+                continue
+            for problem in self.check_state(values):
+                yield Problem(
+                    layer.path,
+                    problem.message,
+                    severity=problem.severity,
+                    data={
+                        "statistic": problem.statistic,
+                        "channels": list(problem.channels),
+                        "value": problem.value,
+                        "threshold": problem.threshold,
+                    },
+                )
+
+
+def _with_examples(cls: type[Rule], sections: str) -> Iterator[str]:
+    """The sections of a page, with examples and thresholds put before `What to do`."""
+    before, mark, after = sections.partition("## What to do")
+    yield before.rstrip()
+    if cls.thresholds():
+        lines = [f"- {name} = {value:g}" for name, value in cls.thresholds().items()]
+        yield "## Thresholds\n\n" + "\n".join(lines)
+    for prefix, title in (("bad", "Example"), ("good", "Use instead")):
+        sources = [_source(function) for function in cls.examples(prefix).values()]
+        if sources:
+            yield f"## {title}\n\n```python\n" + "\n\n".join(sources) + "\n```"
+    if mark:
+        yield mark + after.rstrip()
+
+
+def _source(function: Callable[[Any], Any]) -> str:
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    body = next(i for i, line in enumerate(lines) if line.startswith("def ")) + 1
+    text = textwrap.dedent("\n".join(lines[body:]))
+    return text.replace("return keras", "model = keras")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 channel`, `3 channels`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def channel_list(channels: tuple[int, ...], most: int = 8) -> str:
+    """`channel 3`, `channels 3, 7 and 12`, `channels 0, 1, 2, ... (64 in all)`."""
+    shown = [str(channel) for channel in channels[:most]]
+    if len(channels) > most:
+        return f"channels {', '.join(shown)}, ... ({len(channels)} in all)"
+    if len(shown) == 1:
+        return f"channel {shown[0]}"
+    return f"channels {', '.join(shown[:-1])} and {shown[-1]}"

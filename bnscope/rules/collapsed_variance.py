@@ -1,0 +1,121 @@
+"""BN304: a channel that has stopped to vary, or varies beyond measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bnscope.bn import BatchNormState
+from bnscope.rules.base import Severity, StateProblem, StateRule, channel_list
+
+
+class CollapsedVariance(StateRule):
+    """The moving variance of a channel has collapsed, or exploded.
+
+    ## What it does
+    Finds channels whose moving variance is far below epsilon, or above 1e6.
+
+    ## Why is this bad
+    Where the variance is far below epsilon the channel's input is constant: it carries nothing
+    (a dead filter), and BN multiplies what is left of it, rounding noise included, by up to
+    `gamma / sqrt(epsilon)`. A variance above 1e6 means activations that grow without bound.
+
+    ## What to do
+    Look at the layer that feeds BN: dead filters come from strong weight decay, a learning
+    rate that was too high, or an input that never changes. Prune them, or train again.
+
+    ## When it is quiet
+    Variances around epsilon: small, but alive.
+
+    ## References
+    - <https://github.com/tensorflow/tensorflow/issues/18334>
+    """
+
+    code = "BN304"
+    name = "collapsed-variance"
+    severity = Severity.WARNING
+    advice = (
+        "Look at the layer that feeds this one: its filter is dead, or its scale runs away."
+    )
+
+    # A real run showed epsilon/60 in a dead channel and 2.6 epsilon in the living ones.
+    SHARE_OF_EPSILON = 0.1
+    LARGEST_VARIANCE = 1e6
+
+    def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:
+        """The channels whose variance has collapsed, and those whose variance exploded."""
+        return tuple(self._problems(state))
+
+    def _problems(self, state: BatchNormState) -> Iterator[StateProblem]:
+        variance = np.asarray(state.moving_variance, np.float64)
+        smallest = state.epsilon * self.SHARE_OF_EPSILON
+        for bad, order, threshold, word in (
+            ((variance >= 0) & (variance < smallest), 1, smallest, "collapsed to"),
+            (
+                np.isfinite(variance) & (variance > self.LARGEST_VARIANCE),
+                -1,
+                self.LARGEST_VARIANCE,
+                "grown to",
+            ),
+        ):
+            found = np.flatnonzero(bad)
+            if not found.size:
+                continue
+            channels = tuple(int(i) for i in found[np.argsort(order * variance[found])])
+            value = float(variance[channels[0]])
+            yield StateProblem(
+                f"moving_variance has {word} {value:.3g} in {channel_list(channels)} of "
+                f"{variance.size} (epsilon is {state.epsilon:g}, the limit {threshold:.3g}).",
+                "moving_variance",
+                channels,
+                value,
+                threshold,
+                self.severity,
+            )
+
+    @staticmethod
+    def bad_dead_channel(keras: Any) -> Any:  # noqa: D102
+        bn = keras.layers.BatchNormalization()
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(2, use_bias=False),
+                bn,
+                keras.layers.ReLU(),
+            ]
+        )
+        bn.moving_mean.assign([0.3, 0.0])
+        bn.moving_variance.assign([0.7, 1e-12])
+        return model
+
+    @staticmethod
+    def bad_exploded(keras: Any) -> Any:  # noqa: D102
+        bn = keras.layers.BatchNormalization()
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(2, use_bias=False),
+                bn,
+                keras.layers.ReLU(),
+            ]
+        )
+        bn.moving_mean.assign([0.3, 0.0])
+        bn.moving_variance.assign([0.7, 1e9])
+        return model
+
+    @staticmethod
+    def good_small_but_alive(keras: Any) -> Any:  # noqa: D102
+        bn = keras.layers.BatchNormalization()
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(2, use_bias=False),
+                bn,
+                keras.layers.ReLU(),
+            ]
+        )
+        bn.moving_mean.assign([0.3, 0.0])
+        bn.moving_variance.assign([0.7, 2e-3])
+        return model
