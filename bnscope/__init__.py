@@ -1,1 +1,56 @@
-"""bnscope: see, lint and fold Batch Normalization in Keras models."""
+"""bnscope: see, lint and fold Batch Normalization in Keras models.
+
+The public names are loaded when they are first used, so that `import bnscope` loads neither
+Keras, nor a backend, nor TensorBoard.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnscope.errors import BnscopeError
+    from bnscope.folding import FoldResult, fold
+    from bnscope.inspection import Inspection, inspect
+    from bnscope.linting import Finding, Report, Settings, lint
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BnscopeError": "errors",
+    "Finding": "linting",
+    "FoldResult": "folding",
+    "Inspection": "inspection",
+    "Report": "linting",
+    "Settings": "linting",
+    "fold": "folding",
+    "inspect": "inspection",
+    "lint": "linting",
+}
+
+__all__ = [
+    "BnscopeError",
+    "Finding",
+    "FoldResult",
+    "Inspection",
+    "Report",
+    "Settings",
+    "fold",
+    "inspect",
+    "lint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "callbacks":
+        return importlib.import_module("bnscope.callbacks")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'bnscope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"bnscope.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "callbacks"])

@@ -26,6 +26,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[np.generic]
 
+# Below these a channel's input is constant, or its output is.
+DEAD_SHARE_OF_EPSILON = 0.1
+DEAD_GAMMA = 1e-4
 # Rounding of one float32 value, relative.
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
@@ -81,6 +84,22 @@ def scale_and_shift(state: BatchNormState) -> ScaleShift:
         if state.beta is not None:
             shift = shift + np.asarray(state.beta, np.float64)
     return ScaleShift(scale, shift)
+
+
+def dead_channels(state: BatchNormState) -> npt.NDArray[np.bool_]:
+    """Which channels carry nothing: a constant input, or a gamma that removes it.
+
+    Args:
+        state: values of the layer.
+
+    Returns:
+        Booleans of shape `(channels,)`: variance below a tenth of epsilon, or gamma nearly 0.
+    """
+    variance = np.asarray(state.moving_variance, np.float64)
+    dead = variance < DEAD_SHARE_OF_EPSILON * state.epsilon
+    if state.gamma is not None:
+        dead |= np.abs(np.asarray(state.gamma, np.float64)) < DEAD_GAMMA
+    return dead
 
 
 def update_moving(moving: npt.ArrayLike, batch: npt.ArrayLike, momentum: float) -> Array:

@@ -140,6 +140,25 @@ class Rule:
         return {name: value for name, value in vars(cls).items() if name.isupper()}
 
     @classmethod
+    def to_dict(cls) -> dict[str, Any]:
+        """The rule for JSON."""
+        return {
+            "code": cls.code,
+            "name": cls.name,
+            "severity": str(cls.severity),
+            "summary": cls.summary(),
+            "advice": cls.advice,
+            "while_training": cls.while_training,
+            "thresholds": cls.thresholds(),
+            "page": cls.page(),
+        }
+
+    @classmethod
+    def summary(cls) -> str:
+        """What the rule finds, in one sentence."""
+        return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
+
+    @classmethod
     def page(cls) -> str:
         """The rule's page in Markdown."""
         text = inspect.cleandoc(cls.__doc__ or "")

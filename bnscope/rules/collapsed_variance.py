@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnscope.bn import BatchNormState
+from bnscope.bn import DEAD_SHARE_OF_EPSILON, BatchNormState
 from bnscope.rules.base import Severity, StateProblem, StateRule, channel_list
 
 
@@ -41,7 +41,7 @@ class CollapsedVariance(StateRule):
     )
 
     # A real run showed epsilon/60 in a dead channel and 2.6 epsilon in the living ones.
-    SHARE_OF_EPSILON = 0.1
+    SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
     LARGEST_VARIANCE = 1e6
 
     def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:

@@ -53,13 +53,14 @@ class StatsNeverUpdated(Rule):
         if not steps and all(_is_initial(state) for _, state in known):
             yield _untrained(initial)
             return
+        counted = f" for {plural(steps, 'step')}" if steps else ""
         for layer in initial:
             if not is_frozen(layer) and _is_used(context, layer):
                 yield Problem(
                     layer.path,
                     "moving_mean is exactly 0 and moving_variance exactly 1 in all "
                     f"{plural(_channels(context, layer), 'channel')}, though the model was "
-                    f"trained{f' for {plural(steps, "step")}' if steps else ''}: inference does "
+                    f"trained{counted}: inference does "
                     "not normalize.",
                     data={"optimizer_steps": steps},
                 )

@@ -1,0 +1,146 @@
+"""Tables for people: the BN layers of a model, and what folding does with each."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from bnscope.printing import console, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bnscope.folding.plan import Verdict
+    from bnscope.inspection import BatchNormRow, Inspection, Range
+    from bnscope.rules.base import Rule
+
+# Narrower than this, each layer gets lines of its own instead of a row.
+_TABLE_WIDTH = 150
+
+
+def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
+    """A table without lines.
+
+    Args:
+        columns: titles and how each is justified ("left", "right").
+        rows: one text a column.
+    """
+    from rich.table import Table as RichTable
+
+    made = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title, justify in columns:
+        made.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        made.add_row(*(printable(cell) for cell in row))
+    return made
+
+
+def inspection_table(inspection: Inspection) -> Table:
+    """One row a BN layer."""
+    columns = [
+        ("layer", "left"),
+        ("fed by", "left"),
+        ("feeds", "left"),
+        ("channels", "right"),
+        ("axis", "right"),
+        ("momentum", "right"),
+        ("epsilon", "right"),
+        ("gamma", "left"),
+        ("beta", "left"),
+        ("mean", "left"),
+        ("variance", "left"),
+        ("dead", "right"),
+        ("folds into", "left"),
+    ]
+    return table(columns, (_cells(row) for row in inspection.rows))
+
+
+def print_inspection(inspection: Inspection, stream: TextIO) -> None:
+    """Prints the BN layers: a table where there is room, else some lines for each."""
+    target = console(stream)
+    target.print(f"{printable(inspection.path)}: {len(inspection.rows)} BN layers")
+    if target.width >= _TABLE_WIDTH:
+        target.print(inspection_table(inspection))
+    else:
+        for row in inspection.rows:
+            target.print()
+            target.print(printable(row.layer), style="bold")
+            target.print(table([("", "left"), ("", "left")], _facts(row)))
+    for part in inspection.not_analysed:
+        where = f"{part.layer}: " if part.layer else ""
+        target.print(f"not analysed: {printable(where + part.reason)}.")
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+    """One row a BN layer: folded into what, or kept and why."""
+    columns = [("BN layer", "left"), ("", "left"), ("into, or why not", "left")]
+    return table(columns, (_verdict_cells(verdict) for verdict in verdicts))
+
+
+def rule_table(rules: Iterable[Rule]) -> Table:
+    """One row a rule."""
+    columns = [("code", "left"), ("name", "left"), ("severity", "left"), ("finds", "left")]
+    return table(
+        columns,
+        ([rule.code, rule.name, str(rule.severity), rule.summary()] for rule in rules),
+    )
+
+
+def as_text(made: Table) -> str:
+    """A table as plain text."""
+    stream = io.StringIO()
+    console(stream).print(made)
+    return "\n".join(text.rstrip() for text in stream.getvalue().splitlines())
+
+
+def _cells(row: BatchNormRow) -> list[str]:
+    return [
+        row.layer + ("" if row.trainable else " (frozen)"),
+        ", ".join(row.fed_by) or "?",
+        ", ".join(row.feeds) or "?",
+        _or_unknown(row.channels),
+        _or_unknown(row.axis),
+        f"{row.momentum:g}",
+        f"{row.epsilon:g}",
+        _span(row.gamma),
+        _span(row.beta),
+        _span(row.moving_mean),
+        _span(row.moving_variance),
+        _or_unknown(row.dead_channels),
+        row.folds_into or f"kept: {row.reason or '?'}",
+    ]
+
+
+def _facts(row: BatchNormRow) -> list[list[str]]:
+    cells = _cells(row)
+    return [
+        ["  fed by", cells[1]],
+        ["  feeds", cells[2]],
+        [
+            "  settings",
+            f"{cells[3]} channels on axis {cells[4]}, momentum {cells[5]}, epsilon {cells[6]}",
+        ],
+        ["  gamma, beta", f"{cells[7]}, {cells[8]}"],
+        ["  mean, variance", f"{cells[9]}, {cells[10]}"],
+        ["  dead channels", cells[11]],
+        ["  folds into", cells[12]],
+    ]
+
+
+def _verdict_cells(verdict: Verdict) -> list[str]:
+    if verdict.folded:
+        through = f" through {', '.join(verdict.through)}" if verdict.through else ""
+        return [verdict.layer, "folded", f"{verdict.into}{through}"]
+    return [verdict.layer, "kept", f"{verdict.reason}: {verdict.detail}"]
+
+
+def _span(values: Range | None) -> str:
+    if values is None:
+        return "-"
+    low, high = values
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _or_unknown(value: int | None) -> str:
+    return "?" if value is None else str(value)
