@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one epoch on few crops")
     options = parser.parse_args()
     epochs, crops = (1, 32) if options.quick else (options.epochs, 256)
-    training, validation = photo_crops(crops, "training"), photo_crops(96, "validation")
+    training = photo_crops(crops, "training")
+    validation = photo_crops(crops // 2, "validation")
 
     print("1. Lint the network\n")
     print(bnscope.lint(alexnet()))

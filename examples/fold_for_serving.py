@@ -87,7 +87,9 @@ def main() -> None:
     if (output / "folded.keras").exists():
         raise SystemExit(f"{output / 'folded.keras'} exists. Name another --output.")
     output.mkdir(parents=True, exist_ok=True)
-    model, x = loaded(options.model) if options.model else trained(1 if options.quick else 10)
+    model, x = (
+        loaded(options.model) if options.model else trained(1 if options.quick else 10)
+    )
 
     result = bnscope.fold(model)  # verified before it is returned; `model` is not changed
     for verdict in result.verdicts:
@@ -110,9 +112,13 @@ def main() -> None:
 
     for batch in (1, 32):
         before, after = medians([original, folded], x[:batch], repeats=100)
-        print(f"served, {batch:2} at a time: {before:6.2f} ms, folded {after:6.2f} ms", end="")
+        print(
+            f"served, {batch:2} at a time: {before:6.2f} ms, folded {after:6.2f} ms", end=""
+        )
         print(f", {before / after:.2f} times as fast")
-    print(f"\nWritten to {output}: folded.keras, and the SavedModels original/ and folded/.")
+    print(
+        f"\nWritten to {output}: folded.keras, and the SavedModels original/ and folded/."
+    )
 
 
 if __name__ == "__main__":

@@ -5,18 +5,16 @@ Importing this loads neither Keras nor scikit-learn; the functions do.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from bnscope.demo.network import alexnet
 from bnscope.demo.photos import photo_crops
 from bnscope.demo.requirements import require_extra
 from bnscope.demo.settings import Settings
-from bnscope.errors import BnscopeError
 
 __all__ = ["Settings", "alexnet", "main", "photo_crops", "run"]
 
-DEFAULT_LOG_DIR = Path("bnscope-demo")
+DEFAULT_LOG_DIR = Path("logs/demo")
 
 
 def main(epochs: int | None = None, log_dir: Path | str = DEFAULT_LOG_DIR) -> int:
@@ -28,13 +26,13 @@ def main(epochs: int | None = None, log_dir: Path | str = DEFAULT_LOG_DIR) -> in
         log_dir: where the TensorBoard events go.
 
     Returns:
-        The exit code: 0, or 2 with one line on stderr if something is missing.
+        The exit code, 0.
+
+    Raises:
+        BnscopeError: if a package is missing, there are no epochs, or `log_dir` cannot be
+            written.
     """
-    try:
-        run(Settings() if epochs is None else Settings(epochs=epochs), Path(log_dir))
-    except BnscopeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    run(Settings() if epochs is None else Settings(epochs=epochs), Path(log_dir))
     return 0
 
 

@@ -24,7 +24,7 @@ class Settings:
 
     epochs: int = 6
     training_crops: int = 256
-    validation_crops: int = 96
+    validation_crops: int = 128
     batch_size: int = 16
     seed: int = 0
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from bnscope.demo import tables
 from bnscope.demo.network import DEFAULT_MOMENTUM, alexnet
@@ -19,13 +24,15 @@ from bnscope.demo.settings import Settings
 from bnscope.demo.timing import inference_times
 from bnscope.demo.training import Data, Trained, load_data, train
 from bnscope.errors import BnscopeError
+from bnscope.printing import Line, emit, line
+from bnscope.rules.base import plural
 
 REMEDY_MOMENTUM = 0.9
 BATCHES_TIMED = (1, 32)
 
 
 def tell(settings: Settings, log_dir: Path) -> None:
-    """Runs the demonstration and prints it.
+    """Runs the demonstration and prints it on stdout.
 
     Args:
         settings: how many crops and epochs.
@@ -34,80 +41,87 @@ def tell(settings: Settings, log_dir: Path) -> None:
     Raises:
         BnscopeError: if `log_dir` cannot be written.
     """
-    # The width of a pipe is not known; a long line is better left to the reader's screen.
-    console = Console(highlight=False, soft_wrap=False)
     cold_dir, warm_dir = (_run_dir(log_dir, m) for m in (DEFAULT_MOMENTUM, REMEDY_MOMENTUM))
+    _introduce(settings)
     import_keras_quietly()
     data = load_data(settings)
-    _introduce(console, settings)
-    _lint(console)
-    _heading(console, "2. Watch it train", "BatchNormMonitor in model.fit(callbacks=[...])")
-    with _training_bar(settings) as step:
-        cold = train(DEFAULT_MOMENTUM, data, settings, cold_dir, step)
-    tables.print_alerts(console, cold)
-    _heading(console, "3. The remedy", f"BatchNormalization(momentum={REMEDY_MOMENTUM})")
-    with _training_bar(settings) as step:
-        warm = train(REMEDY_MOMENTUM, data, settings, warm_dir, step)
-    tables.print_comparison(console, cold, warm, settings)
-    _fold(console, warm, data)
-    _heading(console, "5. See it in TensorBoard")
-    console.print(f"  tensorboard --logdir {shlex.quote(str(log_dir))}", soft_wrap=True)
-    console.print("\nYour own model: bnscope lint MODEL.keras", soft_wrap=True)
+    _lint()
+    _heading("2. Watch it train", "model.fit(..., callbacks=[BatchNormMonitor(log_dir)])")
+    cold = _train(DEFAULT_MOMENTUM, data, settings, cold_dir)
+    _say(*tables.alert_lines(cold))
+    _heading("3. The remedy", f"BatchNormalization(momentum={REMEDY_MOMENTUM})")
+    warm = _train(REMEDY_MOMENTUM, data, settings, warm_dir)
+    tables.print_comparison(sys.stdout, cold, warm, settings)
+    _fold(warm, data)
+    _heading("5. See it in TensorBoard")
+    _say(line(f"  tensorboard --logdir {shlex.quote(str(log_dir))}"))
 
 
-def _introduce(console: Console, settings: Settings) -> None:
-    console.print(
-        "[bold]AlexNet on two photographs[/bold]: is a 100x100 crop from china.jpg or from "
-        f"flower.jpg?\n{settings.training_crops} crops to train on, "
-        f"{settings.validation_crops} from other parts of the photographs to validate on; "
-        f"{settings.epochs} epochs of {settings.steps_per_epoch} steps, twice. "
-        "By default this takes about two minutes on two cores."
+def _introduce(settings: Settings) -> None:
+    _say(
+        line(
+            ("AlexNet on two photographs", "bold"),
+            ": is a crop of 100x100 pixels from china.jpg or from flower.jpg?",
+        ),
+        line(
+            f"{settings.training_crops} crops to train on, {settings.validation_crops} from "
+            "other parts of the photographs to validate on; "
+            f"{plural(settings.epochs, 'epoch')} of {settings.steps_per_epoch} steps, twice."
+        ),
     )
 
 
-def _lint(console: Console) -> None:
+def _lint() -> None:
+    import bnscope
+    from bnscope.linting.formats.full import render
+
+    _heading("1. Lint the network", "bnscope.lint(model)")
+    _say(*render([bnscope.lint(alexnet())]))
+
+
+def _train(momentum: float, data: Data, settings: Settings, log_dir: Path) -> Trained:
+    with _progress(settings, momentum) as step:
+        return train(momentum, data, settings, log_dir, step)
+
+
+def _fold(trained: Trained, data: Data) -> None:
     import bnscope
 
-    _heading(console, "1. Lint the network", "bnscope.lint(model)")
-    console.print(bnscope.lint(alexnet()))
-
-
-def _fold(console: Console, trained: Trained, data: Data) -> None:
-    import bnscope
-
-    _heading(console, "4. Fold the trained model", "bnscope.fold(model)")
-    result = bnscope.fold(trained.model, verify_data=data.validation.images[:32])
-    tables.print_folds(console, result)
+    _heading("4. Fold the trained model", "bnscope.fold(model)")
+    images = data.validation.images
+    result = bnscope.fold(trained.model, verify_data=images[: max(BATCHES_TIMED)])
+    tables.print_folds(sys.stdout, result)
     pair = (trained.model, result.model)
-    times = {
-        batch: inference_times(pair, data.validation.images[:batch])
-        for batch in BATCHES_TIMED
-    }
-    tables.print_times(console, times)
+    times = {batch: inference_times(pair, images[:batch]) for batch in BATCHES_TIMED}
+    tables.print_times(sys.stdout, times)
 
 
-def _heading(console: Console, title: str, code: str = "") -> None:
-    console.print(
-        f"\n[bold]{title}[/bold]" + (f"  [dim]{code}[/dim]" if code else "") + "\n"
-    )
+def _heading(title: str, code: str = "") -> None:
+    _say(line(""), line((title, "bold"), "   ", (code, "dim")), line(""))
+
+
+def _say(*lines: Line) -> None:
+    emit(lines, sys.stdout)
+    sys.stdout.flush()
 
 
 @contextmanager
-def _training_bar(settings: Settings) -> Iterator[Any]:
-    """A progress bar on stderr, if that is a terminal; gives the function to call each step."""
+def _progress(settings: Settings, momentum: float) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr if that is a terminal; gives what to call after each step."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
-        TimeLeft(),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
         disable=not Console(stderr=True).is_terminal,
     )
     with progress:
         task = progress.add_task(
-            "training", total=settings.epochs * settings.steps_per_epoch
+            f"Training, momentum {momentum}",
+            total=settings.epochs * settings.steps_per_epoch,
         )
         yield lambda: progress.advance(task)
 

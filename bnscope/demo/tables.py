@@ -2,103 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bnscope.bn import initial_share
 from bnscope.demo.settings import Settings
 from bnscope.demo.training import Trained
+from bnscope.printing import Line, console, emit, line
+from bnscope.tables import as_text, table, verdict_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-def print_alerts(console: Console, trained: Trained) -> None:
-    """Prints what the monitor raised."""
+def alert_lines(trained: Trained) -> Iterator[Line]:
+    """What the monitor raised, as lines with styles."""
     for alert in trained.monitor.alerts:
-        console.print(alert)
+        yield line(str(alert))
 
 
 def print_comparison(
-    console: Console, cold: Trained, warm: Trained, settings: Settings
+    stream: TextIO, cold: Trained, warm: Trained, settings: Settings
 ) -> None:
     """Prints the validation accuracy of two trainings, epoch by epoch.
 
     Args:
-        console: where to.
+        stream: where to.
         cold: the training with the larger momentum.
         warm: the training with the remedy.
         settings: of both.
     """
-    table = _table(console, "epoch", "steps")
+    columns = [("after", "left")]
     for run in (cold, warm):
-        table.add_column(f"momentum {run.momentum}:\ninitial share", justify="right")
-        table.add_column("validation\naccuracy", justify="right")
-    for epoch in range(settings.epochs):
-        steps = (epoch + 1) * settings.steps_per_epoch
-        cells = [
-            cell
-            for run in (cold, warm)
-            for cell in (
-                f"{initial_share(run.momentum, steps):.0%}",
-                f"{run.history['val_accuracy'][epoch]:.1%}",
-            )
-        ]
-        table.add_row(str(epoch + 1), str(steps), *cells)
-    console.print(table)
-    console.print(
-        f"\nValidation accuracy: {_last(cold, 'val_accuracy'):.1%} with momentum "
-        f"{cold.momentum}, [bold]{_last(warm, 'val_accuracy'):.1%}[/bold] with momentum "
-        f"{warm.momentum}.\nTraining accuracy: {_last(cold, 'accuracy'):.1%} and "
-        f"{_last(warm, 'accuracy'):.1%}: training uses the statistics of the batch, validation "
-        "the moving ones."
+        columns.append((f"momentum {run.momentum}:\nstill initial", "right"))
+        columns.append(("validation\naccuracy", "right"))
+    steps = [(epoch + 1) * settings.steps_per_epoch for epoch in range(settings.epochs)]
+    rows = (
+        [f"{step} steps", *_state(cold, epoch, step), *_state(warm, epoch, step)]
+        for epoch, step in enumerate(steps)
+    )
+    _print(stream, table(columns, rows))
+    emit(_comparison_lines(cold, warm), stream)
+
+
+def _state(trained: Trained, epoch: int, steps: int) -> list[str]:
+    share = initial_share(trained.momentum, steps)
+    return [f"{share:.0%}", f"{trained.history['val_accuracy'][epoch]:.1%}"]
+
+
+def _comparison_lines(cold: Trained, warm: Trained) -> Iterator[Line]:
+    before, after = (f"{run.history['val_accuracy'][-1]:.1%}" for run in (cold, warm))
+    fitted = [f"{run.history['accuracy'][-1]:.1%}" for run in (cold, warm)]
+    yield line("")
+    yield line(
+        *("Validation accuracy ", (before, "bold"), f" with momentum {cold.momentum}, "),
+        *((after, "bold"), f" with momentum {warm.momentum}: same data, seed and epochs."),
+    )
+    yield line(
+        f"Training accuracy {fitted[0]} and {fitted[1]}: training normalizes with the "
+        "statistics of the batch, validation with the moving ones."
     )
 
 
-def print_folds(console: Console, result: Any) -> None:
-    """Prints where each BN went, and the error of the whole."""
-    table = _table(console, "BN layer", "verdict", "into")
-    for verdict in result.verdicts:
-        fate = "folded" if verdict.folded else f"kept ({verdict.reason})"
-        table.add_row(verdict.layer, fate, verdict.into or "-")
-    console.print(table)
+def print_folds(stream: TextIO, result: Any) -> None:
+    """Prints where each BN went, and the error of the whole.
+
+    Args:
+        stream: where to.
+        result: what `bnscope.fold` returned.
+    """
+    _print(stream, verdict_table(result.verdicts))
     folded = sum(verdict.folded for verdict in result.verdicts)
-    console.print(
-        f"\n{folded} of {len(result.verdicts)} folded. Verified on validation crops: the "
-        f"outputs differ by {result.max_error:.1e} at most."
+    error = (f"{result.max_error:.1e}", "bold")
+    summary = (
+        f"{folded} of {len(result.verdicts)} BN layers folded. Verified on validation "
+    )
+    emit(
+        [line(""), line(summary, "crops: the outputs differ by at most ", error, ".")],
+        stream,
     )
 
 
-def print_times(console: Console, times: Mapping[int, tuple[float, ...]]) -> None:
+def print_times(stream: TextIO, times: Mapping[int, tuple[float, ...]]) -> None:
     """Prints the time of a prediction, original and folded, by batch size.
 
     Args:
-        console: where to.
+        stream: where to.
         times: batch size -> seconds of the original and of the folded model.
     """
-    table = _table(console, "images", "original", "folded", "speed-up")
-    for batch, (original, folded) in times.items():
-        table.add_row(
-            str(batch),
-            f"{1000 * original:.1f} ms",
-            f"{1000 * folded:.1f} ms",
-            f"{original / folded:.2f}x",
-        )
-    console.print("\nTime of a prediction, median, the two models taking turns:")
-    console.print(table)
+    columns = [(title, "right") for title in ("images", "original", "folded", "speed-up")]
+    rows = (
+        [str(batch), _milliseconds(before), _milliseconds(after), f"{before / after:.2f}x"]
+        for batch, (before, after) in times.items()
+    )
+    title = "Time of a prediction, medians, the two models taking turns:"
+    emit([line(title), line("")], stream)
+    _print(stream, table(columns, rows))
 
 
-def _last(trained: Trained, metric: str) -> float:
-    return trained.history[metric][-1]
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"
 
 
-def _table(console: Console, *columns: str) -> Table:
-    """A table with lines on a terminal and without in a pipe; numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
-    return table
-
-
-_TEXT_COLUMNS = frozenset({"BN layer", "verdict", "into"})
+def _print(stream: TextIO, made: Table) -> None:
+    if stream.isatty():
+        console(stream).print(made)
+    else:
+        stream.write(as_text(made) + "\n")

@@ -71,7 +71,7 @@ class RedundantBias(Rule):
             [
                 keras.Input((8, 8, 3)),
                 keras.layers.Conv2D(4, 3),
-                keras.layers.AveragePooling2D(),
+                keras.layers.AveragePooling2D(2),
                 keras.layers.Flatten(),
                 keras.layers.BatchNormalization(),
                 keras.layers.ReLU(),

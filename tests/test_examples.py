@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    """Runs an example as a reader would, but elsewhere; gives what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(cwd.iterdir()) == []
+    return done.stdout
+
+
+def largest_difference(output: str, words: str) -> float:
+    return float(re.search(rf"{words}\D*([\d.]+e[-+]\d+)", output).group(1))
+
+
+def test_every_example_is_run_here():
+    source = Path(__file__).read_text()
+    assert [
+        path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in source
+    ] == []
+
+
+def test_what_bn_computes_agrees_with_keras_to_rounding(tmp_path):
+    output = run("what_bn_computes.py", cwd=tmp_path)
+    assert "All 11 agree to the rounding of float32" in output
+    for line in ("training mode", "inference mode", "update of the moving variance"):
+        assert re.search(rf"^{line} ", output, re.MULTILINE)
+
+
+def test_the_tabular_network_shows_its_faults_and_folds(tmp_path):
+    output = run("tabular_mlp.py", "--quick", cwd=tmp_path)
+    for text in ("BN101 redundant-bias in 3 layers", "BN104 bn-at-output", "BN503"):
+        assert text in output
+    assert output.count("folded into dense") == 3
+    assert largest_difference(output, "verified:") < 1e-5
+    assert largest_difference(output, "reloaded, on all 569 patients:") < 1e-5
+
+
+def test_alexnet_shows_its_faults_and_folds(tmp_path):
+    output = run("alexnet_photos.py", "--quick", cwd=tmp_path)
+    for text in ("BN101 redundant-bias in 8 layers", "BN104 bn-at-output", "BN503"):
+        assert text in output
+    assert len(re.findall(r"_bn +folded into (conv|dense)\d", output)) == 8
+    assert largest_difference(output, "verified:") < 1e-5
+    assert largest_difference(output, "reloaded, on the validation crops:") < 1e-5
+
+
+def test_folding_for_serving_keeps_the_outputs_through_every_format(tmp_path):
+    output = run("fold_for_serving.py", "--quick", cwd=tmp_path)
+    assert len(re.findall(r"batch_normalization\w* +into (depthwise_)?conv2d", output)) == 6
+    for name in ("folded", "folded, saved, reloaded", "folded, exported, served"):
+        assert largest_difference(output, f"{name} +differs from the original by") < 1e-5
+    assert len(re.findall(r"[\d.]+ times as fast", output)) == 2
+
+
+@pytest.fixture
+def served_model(tmp_path):
+    import keras
+
+    folder = tmp_path / "given"
+    folder.mkdir()
+    layers = [
+        keras.Input((None, 6)),
+        keras.layers.Conv1D(4, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.GlobalMaxPooling1D(),
+    ]
+    keras.Sequential(layers).save(folder / "mine.keras")
+    return folder / "mine.keras"
+
+
+def test_folding_for_serving_takes_a_model_of_yours_and_overwrites_nothing(
+    served_model, tmp_path
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    output = run("fold_for_serving.py", str(served_model), "--output", "../made", cwd=here)
+    assert "into conv1d" in output
+    made = sorted(path.name for path in (tmp_path / "made").iterdir())
+    assert made == ["folded", "folded.keras", "original"]
+    with pytest.raises(AssertionError, match=r"folded\.keras exists\. Name another"):
+        run("fold_for_serving.py", str(served_model), "--output", "../made", cwd=here)
