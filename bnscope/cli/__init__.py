@@ -1,0 +1,61 @@
+"""The command line: parse, call, print; one file a command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from bnscope import __version__
+from bnscope.cli import demo, fold, inspect, lint, rule
+from bnscope.cli.common import EXIT_CLEAN, Parser, fail
+from bnscope.errors import BnscopeError
+
+_EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: the arguments without the program's name; None for `sys.argv`.
+
+    Returns:
+        0 for a clean run, 1 for findings at or above `--fail-on`, 2 for errors.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        code = command(options)
+        sys.stdout.flush()
+    except BnscopeError as error:
+        return fail(error)
+    except BrokenPipeError:  # the reader (`head`, a pager) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CLEAN
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    except Exception as error:
+        if os.environ.get("BNSCOPE_DEBUG"):
+            raise
+        what = " ".join(str(error).split()) or "no message"
+        return fail(
+            BnscopeError(
+                f"internal error: {type(error).__name__}: {what}.",
+                "Set BNSCOPE_DEBUG=1 to see where, and report it.",
+            )
+        )
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="bnscope",
+        description="See, lint and fold Batch Normalization in Keras models.",
+    )
+    parser.add_argument("--version", action="version", version=f"bnscope {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for command in (lint, inspect, rule, fold, demo):
+        command.add(commands)
+    return parser

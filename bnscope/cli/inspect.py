@@ -1,0 +1,30 @@
+"""`bnscope inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bnscope.cli.common import EXIT_CLEAN, Commands, Parser, add_format, print_json
+
+
+def add(commands: Commands[Parser]) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("inspect", help="show every BN layer of a saved model")
+    parser.add_argument("path", metavar="FILE", help=".keras, .h5 or .json")
+    add_format(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the BN layers of a file."""
+    from bnscope.inspection import inspect
+
+    inspection = inspect(options.path)
+    if options.output_format == "json":
+        print_json(inspection.to_dict())
+    else:
+        from bnscope.tables import print_inspection
+
+        print_inspection(inspection, sys.stdout)
+    return EXIT_CLEAN

@@ -1,0 +1,84 @@
+"""`bnscope lint`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bnscope.cli.common import (
+    EXIT_CLEAN,
+    EXIT_ERROR,
+    EXIT_FINDINGS,
+    Commands,
+    Parser,
+    add_format,
+    fail,
+)
+from bnscope.errors import BnscopeError
+
+if TYPE_CHECKING:
+    from bnscope.linting import Report, Settings
+
+
+def add(commands: Commands[Parser]) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser("lint", help="find misuse of BN in saved models")
+    parser.add_argument("paths", nargs="+", metavar="FILE", help=".keras, .h5 or .json")
+    parser.add_argument(
+        "--select", metavar="CODES", help="run these rules (BN101,BN2 or ALL)"
+    )
+    parser.add_argument("--ignore", metavar="CODES", help="do not run these rules")
+    parser.add_argument(
+        "--fail-on",
+        choices=["error", "warning", "info"],
+        default="warning",
+        help="least severity that gives exit code 1 (default: %(default)s)",
+    )
+    add_format(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Lints the files and prints one report."""
+    from bnscope.linting.settings import Settings, split_codes
+    from bnscope.rules.base import Severity
+
+    settings = Settings(
+        select=split_codes(options.select),
+        ignore=split_codes(options.ignore) or (),
+        fail_on=Severity(options.fail_on),
+    )
+    settings.rules()  # an unknown code is an error before any file is read
+    reports = [_lint(path, settings) for path in options.paths]
+    if options.output_format == "json":
+        from bnscope.linting.formats import json
+
+        sys.stdout.write(json.render(reports) + "\n")
+    else:
+        _print(reports)
+    if any(report.error for report in reports):
+        return EXIT_ERROR
+    worst = any(report.at_least(settings.fail_on) for report in reports)
+    return EXIT_FINDINGS if worst else EXIT_CLEAN
+
+
+def _lint(path: str, settings: Settings) -> Report:
+    from bnscope.linting import Report, lint
+
+    try:
+        return lint(path, settings=settings)
+    except BnscopeError as error:
+        return Report(path=path, error=error)
+
+
+def _print(reports: Sequence[Report]) -> None:
+    from bnscope.linting.formats import full
+    from bnscope.printing import emit
+
+    if any(report.error is None for report in reports):
+        emit(full.render(reports), sys.stdout)
+    for report in reports:
+        if report.error is not None:
+            fail(report.error)

@@ -1,0 +1,1 @@
+"""Rewriting a model: edits (pure), apply and verify (Keras)."""

@@ -1,0 +1,163 @@
+"""One Keras layer -> another one like it, with its own variables and the same state."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.errors import UnsupportedModelError
+from bnscope.rewriting.edits import Weights
+
+# How Keras writes a Python function into a configuration.
+_FUNCTIONS = frozenset({"function", "__lambda__"})
+
+
+def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
+    """A new layer of the same class, not yet built.
+
+    Args:
+        layer: a Keras layer or operation.
+        changes: entries of its configuration that differ.
+
+    Returns:
+        The new layer; it shares no variable with the old one.
+
+    Raises:
+        UnsupportedModelError: if the class cannot be made again from its configuration.
+    """
+    import keras
+
+    if not isinstance(layer, keras.layers.Layer):
+        return _copy_operation(layer)
+    try:
+        config = {**layer.get_config(), **changes}
+        config.update(_live_functions(layer, config))
+        if isinstance(layer, keras.layers.Lambda):
+            return type(layer)(**{**config, "output_shape": layer._output_shape})  # noqa: SLF001
+        return type(layer).from_config(config)
+    except Exception as error:
+        # Whatever a user's class raises: the model is not usable here, and this says why.
+        raise UnsupportedModelError(
+            f'Layer "{layer.name}" of class {type(layer).__name__} cannot be made again '
+            f"from its configuration: {first_line(error)}.",
+            "Give the class a get_config() that holds the arguments of its constructor.",
+        ) from error
+
+
+def copy_state(old: Any, new: Any) -> None:
+    """Copies everything a built layer holds into a layer made by `copy_layer`.
+
+    Args:
+        old: the layer to copy from.
+        new: the layer to copy to, built.
+
+    Raises:
+        UnsupportedModelError: if the new layer has other variables than the old one.
+    """
+    for source, target in _with_sublayers(old, new):
+        _copy_special_state(source, target)
+    if [_signature(v) for v in old.variables] != [_signature(v) for v in new.variables]:
+        raise UnsupportedModelError(
+            f'Layer "{old.name}" of class {type(old).__name__}, made again from its '
+            "configuration, has other variables than the original.",
+            "Let its get_config() hold all that decides which variables it creates.",
+        )
+    for source, target in zip(old.variables, new.variables, strict=True):
+        target.assign(to_numpy(source))
+
+
+def copy_trainable(old: Any, new: Any) -> None:
+    """Copies the flag `trainable` of a layer and of all layers inside it."""
+    for source, target in _with_sublayers(old, new):
+        if target.trainable != source.trainable:
+            target.trainable = source.trainable
+
+
+def read_weights(layer: Any) -> dict[str, npt.NDArray[Any]]:
+    """The layer's own variables by name."""
+    return {variable.name: to_numpy(variable) for variable in own_variables(layer)}
+
+
+def write_weights(layer: Any, weights: Weights) -> None:
+    """Sets the layer's own variables, each rounded once to its dtype."""
+    variables = {variable.name: variable for variable in own_variables(layer)}
+    if set(variables) != set(weights):
+        raise UnsupportedModelError(
+            f'Layer "{layer.name}" of class {type(layer).__name__} has the variables '
+            f"{sorted(variables)}, expected {sorted(weights)}.",
+            "This version of Keras builds the layer in another way; please report it.",
+        )
+    for name, variable in variables.items():
+        variable.assign(weights[name].astype(to_numpy(variable).dtype))
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables of a layer without those of layers inside it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]  # noqa: SLF001
+
+
+def to_numpy(variable: Any) -> npt.NDArray[Any]:
+    """The values of a variable or tensor."""
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without its full stop."""
+    text = (str(error).splitlines() or [""])[0].rstrip(".")
+    return text or type(error).__name__
+
+
+def _copy_operation(operation: Any) -> Any:
+    # An operation has no variables; its arguments may be objects that no configuration holds.
+    twin = copy.copy(operation)
+    twin._inbound_nodes = []  # noqa: SLF001
+    twin._outbound_nodes = []  # noqa: SLF001
+    return twin
+
+
+def _live_functions(layer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The functions themselves, where the configuration holds only their names or bytecode."""
+    return {
+        key: getattr(layer, key)
+        for key, value in config.items()
+        if isinstance(value, Mapping)
+        and value.get("class_name") in _FUNCTIONS
+        and callable(getattr(layer, key, None))
+    }
+
+
+def _with_sublayers(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    """The pair and the pairs of layers inside, outermost first."""
+    yield old, new
+    inner = getattr(old, "_layers", ()), getattr(new, "_layers", ())
+    for source, target in zip(*inner, strict=False):
+        yield from _with_sublayers(source, target)
+
+
+def _copy_special_state(old: Any, new: Any) -> None:
+    """State that is no variable: vocabularies, and what is computed once from variables."""
+    if hasattr(old, "finalize_state") or _saves_itself(old):
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables({key: np.asarray(value) for key, value in store.items()})
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory(prefix="bnscope-") as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+
+
+def _saves_itself(layer: Any) -> bool:
+    """Whether a user's class says itself how its variables are saved."""
+    saver = type(layer).load_own_variables
+    return not str(getattr(saver, "__module__", "keras.")).startswith("keras.")
+
+
+def _signature(variable: Any) -> tuple[str, tuple[int, ...], str]:
+    return variable.name, tuple(variable.shape), str(variable.dtype)

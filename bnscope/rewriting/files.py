@@ -1,0 +1,197 @@
+"""Loading a model to rewrite, and saving what came of it: checked, then moved into place."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnscope.errors import (
+    BnscopeError,
+    OutputExistsError,
+    UnsupportedModelError,
+    VerificationError,
+)
+from bnscope.graph import archive
+from bnscope.graph.live import keras_layers
+from bnscope.graph.model import Graph
+from bnscope.rewriting.apply import custom_classes
+from bnscope.rewriting.copying import first_line, to_numpy
+
+SUFFIXES = (".keras", ".h5", ".hdf5")
+_MISSING_CLASS = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown \w+:) '?\"?(?:[\w.]+>)?(\w+)"
+)
+
+
+def load(path: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Loads a saved model, not compiled. No code in the file is run.
+
+    Args:
+        path: a `.keras` file or a legacy `.h5` file with a whole model.
+        custom_objects: the user's classes and functions by name.
+
+    Returns:
+        The Keras model.
+
+    Raises:
+        UnreadableModelError: if the file is missing, damaged or no Keras model.
+        UnsupportedModelError: if it holds no weights, Python code, or an unknown class.
+    """
+    import keras
+
+    path = Path(path)
+    graph = archive.read(path)
+    _check_loadable(graph, path)
+    try:
+        with keras.saving.custom_object_scope(dict(custom_objects or {})):
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        # Keras raises all sorts here; the file was read before, so the model is the cause.
+        raise _not_loaded(path, graph, error, dict(custom_objects or {})) from error
+
+
+def save(model: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Saves a model: written beside, loaded again and compared, then moved into place.
+
+    Args:
+        model: a Keras model.
+        path: where to; `.keras`, or `.h5` for the legacy format.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputExistsError: if the file exists and `overwrite` is false.
+        UnsupportedModelError: if the model holds Python code that no file should hold.
+        VerificationError: if the saved model is not the one that was to be saved.
+        BnscopeError: if the file cannot be written.
+    """
+    target = Path(path)
+    check_target(target, overwrite=overwrite)
+    _check_savable(model)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".bnscope-", dir=target.parent) as folder:
+            beside = Path(folder) / target.name
+            model.save(beside)
+            _check_saved(model, beside)
+            check_target(target, overwrite=overwrite)
+            beside.replace(target)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise BnscopeError(
+            f"{target} cannot be written: {reason}.", "Choose another place."
+        ) from error
+    return target
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raises a BnscopeError unless a model may be saved there; nothing is written."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise BnscopeError(
+            f"{path} does not say in which format to save.",
+            f"Let the name end in one of {', '.join(SUFFIXES)}.",
+        )
+    if path.is_dir():
+        raise BnscopeError(f"{path} is a directory.", "Give the name of a file.")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{path} exists already.", "Choose another name, or pass overwrite (--overwrite)."
+        )
+    if not path.parent.is_dir():
+        raise BnscopeError(f"The directory {path.parent} does not exist.", "Create it first.")
+
+
+def holds_code(config: Any) -> bool:
+    """Whether a configuration holds the bytecode of a Python function."""
+    if isinstance(config, Mapping):
+        if config.get("class_name") == "__lambda__":
+            return True
+        legacy = any(
+            key.endswith("function_type") and value in {"lambda", "raw"}
+            for key, value in config.items()
+            if isinstance(key, str)
+        )
+        return legacy or any(holds_code(value) for value in config.values())
+    return isinstance(config, (list, tuple)) and any(holds_code(item) for item in config)
+
+
+def _check_loadable(graph: Graph, path: Path) -> None:
+    for layer in graph.layers:
+        if holds_code(layer.config):
+            raise UnsupportedModelError(
+                f'Layer "{layer.path}" in {path} holds the bytecode of a Python function, '
+                "which is never run.",
+                "Use a registered function or a layer class instead, and save the model "
+                "again.",
+            )
+    if not graph.has_weights:
+        raise UnsupportedModelError(
+            f"{path} holds the configuration of a model without its weights.",
+            "Save the whole model with model.save.",
+        )
+    if not graph.calls and any(part.layer == "" for part in graph.not_analysed):
+        reason = next(part.reason for part in graph.not_analysed if part.layer == "")
+        if "only weights" in reason:
+            raise UnsupportedModelError(
+                f"{path} holds the weights of a model without its configuration.",
+                "Save the whole model with model.save.",
+            )
+
+
+def _not_loaded(
+    path: Path, graph: Graph, error: Exception, custom_objects: Mapping[str, Any]
+) -> UnsupportedModelError:
+    found = _MISSING_CLASS.search(str(error))
+    own = sorted({layer.kind.removeprefix("custom.") for layer in graph.layers if layer.is_custom})
+    missing = [name for name in own if name not in custom_objects]
+    name = found.group(1) if found else (missing[0] if missing else None)
+    if name is not None and name not in custom_objects:
+        return UnsupportedModelError(
+            f'{path} uses the class or function "{name}", which Keras does not know.',
+            "Pass it in custom_objects, or import the module that registers it (--import).",
+        )
+    return UnsupportedModelError(
+        f"Keras cannot load {path}: {first_line(error)}.",
+        "Load it with keras.models.load_model, and pass the model instead of the path.",
+    )
+
+
+def _check_savable(model: Any) -> None:
+    for path, layer in keras_layers(model).items():
+        if holds_code(_config(layer)):
+            raise UnsupportedModelError(
+                f'Layer "{path}" holds a Python function without a name, which could be '
+                "saved only as bytecode; a file with bytecode cannot be checked safely.",
+                "Use a registered function instead, or call save() of the model itself.",
+            )
+
+
+def _config(layer: Any) -> Any:
+    import keras
+
+    # A model's configuration repeats those of its layers, which are looked at one by one.
+    return {} if isinstance(layer, keras.Model) else layer.get_config()
+
+
+def _check_saved(model: Any, path: Path) -> None:
+    """Raises VerificationError unless the file holds the very same weights."""
+    import keras
+
+    with custom_classes(keras_layers(model).values()):
+        loaded = keras.models.load_model(path, compile=False, safe_mode=True)
+    same = len(loaded.weights) == len(model.weights) and all(
+        np.array_equal(to_numpy(one), to_numpy(other), equal_nan=True)
+        for one, other in zip(loaded.weights, model.weights, strict=True)
+    )
+    if not same:
+        raise VerificationError(
+            "The model that was saved is not the same when it is loaded again.",
+            "Nothing was written. Save it as .keras.",
+        )

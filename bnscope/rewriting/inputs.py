@@ -1,0 +1,237 @@
+"""Inputs to try a model on: random ones that its layers accept, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.errors import BnscopeError
+from bnscope.graph import kinds
+from bnscope.graph.model import Call, Graph, Tensor
+from bnscope.graph.paths import ends_after
+
+Array = npt.NDArray[Any]
+# One array for each input of the model, in the order of `Graph.inputs`.
+Batch = tuple[Array, ...]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
+
+# Networks expect standardized values, or pixels, which a `Rescaling` makes small.
+DRAWS: tuple[Draw, ...] = (
+    lambda rng, shape: rng.standard_normal(shape),
+    lambda rng, shape: rng.uniform(0.0, 255.0, shape),
+    lambda rng, shape: rng.uniform(0.0, 1.0, shape),
+)
+# For dimensions that the model leaves open, by the number of dimensions of the input.
+_OPEN_SIZES = {2: 16, 3: 32, 4: 64, 5: 16}
+_BATCH = 2
+_USER_BATCH = 32
+# Where a configuration says how many different integers a layer takes.
+_VOCABULARY_KEYS = ("input_dim", "vocabulary_size", "num_tokens")
+_PASSES_IDS = kinds.RESHAPING | kinds.IDENTITY | kinds.DROPOUT | {"ops.Cast", "ops.Reshape"}
+_WORDS = ("red", "green", "blue", "the", "cat", "sat")
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What one input of a model takes.
+
+    Args:
+        name: the input's name.
+        shape: shape with the batch dimension first, None for an open size.
+        dtype: dtype name.
+        limit: integers from 0 to below this are drawn; None for real numbers.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    limit: int | None = None
+
+
+def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
+    """What the inputs of a model take.
+
+    Raises:
+        BnscopeError: if the shape of an input is not known.
+    """
+    return tuple(_spec(graph, tensor) for tensor in graph.inputs)
+
+
+def random_batches(
+    specs: Sequence[InputSpec], draw: Draw, seed: int, words: Sequence[str] = ()
+) -> list[Batch]:
+    """Random inputs: at least two samples, so that outputs can be seen to vary.
+
+    Args:
+        specs: what the inputs take.
+        draw: the distribution of real numbers.
+        seed: seed of the random numbers.
+        words: strings for inputs of text.
+
+    Returns:
+        One batch, or two where the batch size is fixed at one.
+    """
+    rng = np.random.default_rng(seed)
+    fixed = [spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None]
+    size = fixed[0] if fixed else _BATCH
+    return [
+        tuple(_array(rng, spec, size, draw, words or _WORDS) for spec in specs)
+        for _ in range(2 if size == 1 else 1)
+    ]
+
+
+def user_batches(specs: Sequence[InputSpec], data: Any) -> list[Batch]:
+    """The user's samples in batches.
+
+    Args:
+        specs: what the inputs take.
+        data: an array, a sequence of arrays in the order of the inputs, or a mapping from
+            input names to arrays; the samples lie along the first axis.
+
+    Returns:
+        Batches of 32 samples, or of the model's own batch size.
+
+    Raises:
+        BnscopeError: if the data do not fit the inputs.
+    """
+    arrays = [np.asarray(array) for array in _in_order(specs, data)]
+    counts = {array.shape[0] if array.ndim else 0 for array in arrays}
+    if len(counts) != 1 or counts == {0}:
+        raise BnscopeError(
+            f"The arrays to verify with have {sorted(counts)} samples.",
+            "Pass one array for each input, with the same number of samples, at least one.",
+        )
+    for spec, array in zip(specs, arrays, strict=True):
+        _check_shape(spec, array)
+    fixed = [spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None]
+    size = fixed[0] if fixed else _USER_BATCH
+    count = counts.pop()
+    if fixed and count < size:
+        raise BnscopeError(
+            f"The model takes batches of {size}, and {count} samples were given.",
+            f"Pass at least {size} samples to verify with.",
+        )
+    end = count - count % size if fixed else count
+    return [
+        tuple(array[start : start + size] for array in arrays)
+        for start in range(0, end, size)
+    ]
+
+
+def nudged(batches: Sequence[Batch], dtype: str, seed: int) -> list[Batch]:
+    """The same inputs, each real number moved by one unit of rounding of a dtype."""
+    rng = np.random.default_rng(seed)
+    return [tuple(_nudge(rng, array, dtype) for array in batch) for batch in batches]
+
+
+def unit_of_rounding(dtype: str) -> float:
+    """The spacing of the numbers of a dtype at 1."""
+    return {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float64": 2.0**-52}.get(
+        dtype, 2.0**-23
+    )
+
+
+def _spec(graph: Graph, tensor: Tensor) -> InputSpec:
+    if tensor.shape is None:
+        raise BnscopeError(
+            f'The shape of the input "{tensor.name}" is not known, so nothing can be run.',
+            "Give the model a keras.Input.",
+        )
+    dtype = tensor.dtype or "float32"
+    return InputSpec(tensor.name, tensor.shape, dtype, _limit(graph, tensor, dtype))
+
+
+def _limit(graph: Graph, tensor: Tensor, dtype: str) -> int | None:
+    """How many different integers an input takes; None for real numbers."""
+    limits = [
+        limit
+        for end in ends_after(graph, tensor, lambda call: call.kind in _PASSES_IDS)
+        if end.call is not None
+        for limit in _limits(end.call)
+    ]
+    if limits:
+        return min(limits)
+    return 2 if "int" in dtype or dtype == "bool" else None
+
+
+def _limits(call: Call) -> Iterator[int]:
+    if call.kind.endswith(("Embedding", "CategoryEncoding")):
+        for key in _VOCABULARY_KEYS:
+            value = call.config.get(key)
+            if isinstance(value, int):
+                yield value
+
+
+def _array(
+    rng: np.random.Generator, spec: InputSpec, size: int, draw: Draw, words: Sequence[str]
+) -> Array:
+    open_size = _OPEN_SIZES.get(len(spec.shape), 8)
+    shape = (size, *(open_size if n is None else n for n in spec.shape[1:]))
+    if spec.dtype == "string":
+        return rng.choice(np.array(words, dtype=object), shape)
+    if spec.limit is not None:
+        return rng.integers(0, spec.limit, shape).astype(numpy_dtype(spec.dtype))
+    return draw(rng, shape).astype(numpy_dtype(spec.dtype))
+
+
+def numpy_dtype(name: str) -> Any:
+    """The dtype in which numpy holds values of a dtype; it has no bfloat16."""
+    return np.dtype("float32" if name == "bfloat16" else name)
+
+
+def _nudge(rng: np.random.Generator, array: Array, dtype: str) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    signs = rng.choice([-1.0, 1.0], array.shape)
+    unit = unit_of_rounding(dtype)
+    # One unit of the number's own binary order, so that it survives the rounding.
+    spacing = unit * np.exp2(np.floor(np.log2(np.maximum(np.abs(array), 1e-30))))
+    return np.asarray(array + signs * spacing, array.dtype)
+
+
+def _in_order(specs: Sequence[InputSpec], data: Any) -> list[Any]:
+    """The user's arrays in the order of the inputs."""
+    names = [spec.name for spec in specs]
+    if isinstance(data, Mapping):
+        missing = [name for name in names if name not in data]
+        if missing:
+            raise BnscopeError(
+                f"The data to verify with lack {', '.join(missing)}; they have "
+                f"{', '.join(str(key) for key in data) or 'nothing'}.",
+                f"Name the arrays after the model's inputs: {', '.join(names)}.",
+            )
+        return [data[name] for name in names]
+    several = isinstance(data, (list, tuple)) and len(specs) > 1
+    arrays = list(data) if several else [_single(data)]
+    if len(arrays) != len(specs):
+        raise BnscopeError(
+            f"{len(arrays)} arrays were given to verify with, and the model has "
+            f"{len(specs)} inputs.",
+            f"Pass one for each of {', '.join(names)}.",
+        )
+    return arrays
+
+
+def _single(data: Any) -> Any:
+    if isinstance(data, (list, tuple)) and len(data) == 1 and hasattr(data[0], "shape"):
+        return data[0]
+    return data
+
+
+def _check_shape(spec: InputSpec, array: Array) -> None:
+    wanted = spec.shape[1:]
+    given = array.shape[1:]
+    fits = len(wanted) == len(given) and all(
+        size is None or size == actual for size, actual in zip(wanted, given, strict=True)
+    )
+    if not fits:
+        expected = ", ".join("any" if size is None else str(size) for size in wanted)
+        raise BnscopeError(
+            f'The input "{spec.name}" takes samples of shape ({expected}), and the data to '
+            f"verify with have samples of shape {given}.",
+            "Prepare the samples as for model.predict.",
+        )
