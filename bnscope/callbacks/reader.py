@@ -1,0 +1,100 @@
+"""One reader for each model: whoever asks at a step, the variables are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from bnscope.backend import FlatRead, flat_reader
+from bnscope.bn import Array
+from bnscope.graph import batchnorm, live
+from bnscope.graph.model import Graph, Layer
+from bnscope.statistics.layout import VARIABLES, Layout, Status
+
+_HALF = frozenset({"float16", "bfloat16"})
+
+
+class Reader:
+    """Reads gamma, beta, moving mean and moving variance of all BN layers of a model.
+
+    Args:
+        model: a built `keras.Model`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        layers = live.keras_layers(model)
+        self.graph: Graph = live.read(model)
+        built = [layer for layer in batchnorm.batch_norms(self.graph) if layer.variables]
+        self.layout = make_layout(self.graph, built, replicas=_replicas(model))
+        variables = [
+            getattr(layers[self.layout.paths[index]], VARIABLES[row])
+            for row, index in self.layout.positions()
+        ]
+        self._read: FlatRead = flat_reader(variables)
+        self._step: int | None = None
+        self._values: Array | None = None
+
+    def read(self, step: int) -> Array:
+        """The variables after a step, shape `(4, channels)`; read once a step."""
+        if self._values is None or step != self._step:
+            self._values = self.layout.unpack(self._read())
+            self._step = step
+        return self._values
+
+    def forget(self) -> None:
+        """Reads anew next time, whatever the step: somebody changed the variables."""
+        self._values = None
+
+
+_readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
+
+
+def reader_for(model: Any, *, fresh: bool = False) -> Reader:
+    """The reader that all callbacks of a model share; `fresh` makes a new one."""
+    if fresh or model not in _readers:
+        _readers[model] = Reader(model)
+    return _readers[model]
+
+
+def make_layout(graph: Graph, layers: Sequence[Layer], *, replicas: int = 1) -> Layout:
+    """The layout of some BN layers of a graph."""
+    return Layout(
+        paths=tuple(layer.path for layer in layers),
+        widths=tuple(batchnorm.channels(layer) or 0 for layer in layers),
+        momentum=tuple(batchnorm.momentum(layer) for layer in layers),
+        epsilon=tuple(batchnorm.epsilon(layer) for layer in layers),
+        statuses=tuple(_status(graph, layer, replicas) for layer in layers),
+        has_gamma=tuple("gamma" in layer.variables for layer in layers),
+        has_beta=tuple("beta" in layer.variables for layer in layers),
+    )
+
+
+def select(paths: Iterable[str], globs: Sequence[str] | None) -> list[int]:
+    """Which paths a list of globs chooses; None chooses all."""
+    return [
+        index
+        for index, path in enumerate(paths)
+        if globs is None or any(fnmatchcase(path, glob) for glob in globs)
+    ]
+
+
+def _status(graph: Graph, layer: Layer, replicas: int) -> Status:
+    """Whether a layer's mini-batch statistics can be told from its moving values."""
+    parent = next((other for other in graph.layers if layer in other.children), None)
+    tests = (
+        (Status.FROZEN, not layer.trainable),
+        (Status.TIME_DISTRIBUTED, parent is not None and parent.kind == "TimeDistributed"),
+        (Status.SHARED, len(graph.calls_of(parent or layer)) > 1),
+        (Status.RENORM, bool(layer.config.get("renorm"))),
+        (Status.HALF_PRECISION, layer.variables["moving_mean"].dtype in _HALF),
+        (Status.MOMENTUM, not 0.0 <= batchnorm.momentum(layer) < 1.0),
+        (Status.REPLICAS, replicas > 1),
+    )
+    return next((status for status, holds in tests if holds), Status.EXACT)
+
+
+def _replicas(model: Any) -> int:
+    strategy = getattr(model, "distribute_strategy", None)
+    return int(getattr(strategy, "num_replicas_in_sync", 1) or 1)

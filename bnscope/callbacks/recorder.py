@@ -1,0 +1,168 @@
+"""Records a run: in memory, and as events. No fault of the disk ends the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.bn import Array, initial_share
+from bnscope.callbacks.alerts import Alert
+from bnscope.callbacks.messages import say
+from bnscope.events.run import Record, Run
+from bnscope.events.schema import MAX_CHANNEL_RECORDS, MAX_RECORDS, Thinning
+from bnscope.events.writer import RunWriter
+from bnscope.statistics.channels import channel_statistics, layer_fields
+from bnscope.statistics.layout import VARIABLES, Layout
+from bnscope.statistics.quantiles import merge_since, summarize
+
+
+class Recorder:
+    """Records what a monitor reads of some layers.
+
+    Args:
+        layout: the layers.
+        log_dir: where the events go; None for memory only.
+        details: whether each layer gets scalars and histograms of its own.
+    """
+
+    def __init__(self, layout: Layout, log_dir: Path | None, *, details: bool) -> None:
+        self.layout = layout
+        self.log_dir = log_dir
+        self.details = details
+        self.run = Run(layout.paths, layout.widths)
+        self.failure: str | None = None
+        self._writer: RunWriter | None = None
+        self._since: Array | None = None
+        self._thinning = Thinning(MAX_RECORDS)
+        self._channel_thinning = Thinning(MAX_CHANNEL_RECORDS)
+
+    def open(self) -> None:
+        """Opens the event file, if there is to be one."""
+        if self.log_dir is None or self._writer is not None:
+            return
+        try:
+            self._writer = RunWriter(self.log_dir, self.layout)
+        except ImportError:
+            self._fail("TensorBoard is not installed (pip install 'bnscope[tensorboard]')")
+        except OSError as error:
+            self._fail(f"{self.log_dir} cannot be written ({error.strerror or error})")
+
+    def close(self) -> None:
+        """Closes the event file and says what is missing."""
+        self._guarded(lambda writer: writer.close())
+        self._writer = None
+        if self.failure is not None:
+            say(f"the events are incomplete: {self.failure}")
+            self.failure = None
+
+    def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
+        """Records what is known of the model as training begins."""
+        self.run.starts.append(record)
+        self._guarded(lambda writer: writer.start(step, record, text))
+
+    def alert(self, alert: Alert) -> None:
+        """Records an alert."""
+        record = alert.to_dict()
+        self.run.alerts.append(record)
+        self._guarded(lambda writer: writer.alert(alert.step, record, str(alert)))
+
+    def step(
+        self,
+        step: int,
+        before: Array | None,
+        after: Array,
+        updates: int,
+        *,
+        warm: frozenset[str],
+    ) -> None:
+        """Records a logged step, or merges it into the next record.
+
+        Args:
+            step: updates since training began.
+            before: the variables `updates` updates earlier, shape `(4, channels)`.
+            after: the variables now.
+            updates: how many updates lie between.
+            warm: layers whose statistics were not the initial ones when training began.
+        """
+        values = channel_statistics(self.layout, before, after, updates)
+        summary = summarize(self.layout, values)
+        self._since = merge_since(self._since, summary)
+        if not self._thinning.keep():
+            return
+        summary[..., 9:12], self._since = self._since, None
+        fields = layer_fields(self.layout, before, after, updates)
+        self.run.add(Record(step, summary.astype(np.float32), fields.astype(np.float32)))
+        if self._writer is not None:
+            scalars = self._scalars(step, values, summary, fields, warm)
+            self._guarded(lambda writer: writer.record(step, summary, fields))
+            self._guarded(lambda writer: writer.scalars(step, scalars))
+
+    def channels(self, step: int, values: Array) -> None:
+        """Records the variables of every channel, shape `(4, channels)`."""
+        if not self._channel_thinning.keep():
+            return
+        narrow = values.astype(np.float32)
+        self.run.add_channels(step, narrow)
+        self._guarded(lambda writer: writer.channels(step, narrow))
+        self._guarded(lambda writer: writer.histograms(step, self._histograms(narrow)))
+
+    def _scalars(
+        self, step: int, values: Array, summary: Array, fields: Array, warm: frozenset[str]
+    ) -> dict[str, float]:
+        """A handful of numbers of the whole model: the worst layer's."""
+        layout = self.layout
+        distance = summary[:, 7, 3]  # each layer's median
+        scalars = {
+            "batch_norm/smallest_moving_variance": _extreme(np.fmin, values[3]),
+            "batch_norm/largest_moving_variance": _extreme(np.fmax, values[3]),
+            "batch_norm/largest_abs_gamma": _extreme(np.fmax, np.abs(values[0])),
+            "batch_norm/largest_moving_batch_distance": _extreme(np.fmax, distance),
+            "batch_norm/dead_channel_share": float(fields[:, 3] @ layout.widths)
+            / layout.channels,
+            "batch_norm/nonfinite_values": float(summary[:, :4, 8].sum()),
+        }
+        cold = [
+            initial_share(momentum, step)
+            for path, momentum in zip(layout.paths, layout.momentum, strict=True)
+            if path not in warm and 0.0 <= momentum <= 1.0
+        ]
+        if cold:
+            scalars["batch_norm/initial_share"] = max(cold)
+        if self.details:
+            for index, path in enumerate(layout.paths):
+                scalars[f"batch_norm_layers/{path}/distance"] = float(distance[index])
+        return scalars
+
+    def _histograms(self, values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        found = {f"batch_norm/{name}": values[row] for row, name in enumerate(VARIABLES)}
+        if self.details:
+            for index, path in enumerate(self.layout.paths):
+                for row, name in enumerate(VARIABLES):
+                    tag = f"batch_norm_layers/{path}/{name}"
+                    found[tag] = values[row, self.layout.part(index)]
+        return found
+
+    def _guarded(self, action: Callable[[RunWriter], None]) -> None:
+        """Writes, or stops writing for good."""
+        if self._writer is None:
+            return
+        try:
+            action(self._writer)
+        except Exception as error:  # noqa: BLE001  whatever it is, training goes on
+            self._writer = None
+            reason = getattr(error, "strerror", None) or error
+            self._fail(f"{self.log_dir} cannot be written any more ({reason})")
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        say(f"no events are written: {reason}; training goes on")
+
+
+def _extreme(function: Any, values: Array) -> float:
+    """The smallest or largest finite value; NaN if there is none."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    return float(function.reduce(finite.ravel())) if finite.size else float("nan")

@@ -1,0 +1,9 @@
+"""The event schema: what a watched run leaves on disk, and how it is read back.
+
+Nothing else knows the tags.
+"""
+
+from bnscope.events.reader import read
+from bnscope.events.run import Run
+
+__all__ = ["Run", "read"]

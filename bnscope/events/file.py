@@ -1,0 +1,81 @@
+"""An event file of TensorBoard, written in the background.
+
+TensorBoard's own `EventFileWriter` prints a traceback from its thread when the disk is full,
+so only its record format is used; TensorFlow is not needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+_count = itertools.count()
+# So many records may wait for the disk before training waits too.
+_MOST_PENDING = 1000
+
+
+class EventFile:
+    """One event file.
+
+    Args:
+        directory: created if it does not exist.
+
+    Raises:
+        OSError: if the directory or the file cannot be made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        name = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_count)}"
+        self.path = directory / f"events.out.tfevents.{name}.bnscope"
+        self._file = self.path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bnscope-events")
+        self._pending: deque[Future[None]] = deque()
+        self._event = Event
+        self.add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def summary(self, step: int, summary: Any) -> None:
+        """Adds a summary at a step; it is on disk a moment later.
+
+        Raises:
+            OSError: if an earlier record could not be written.
+        """
+        self.add(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def add(self, event: Any) -> None:
+        """Adds an event."""
+        while self._pending and (
+            self._pending[0].done() or len(self._pending) > _MOST_PENDING
+        ):
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._write, event))
+
+    def close(self) -> None:
+        """Writes what is left and closes the file.
+
+        Raises:
+            OSError: if a record could not be written.
+        """
+        self._thread.shutdown(wait=True)
+        try:
+            while self._pending:
+                self._pending.popleft().result()
+        finally:
+            self._pending.clear()
+            self._file.close()
+
+    def _write(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        self._file.flush()
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} was removed")

@@ -1,0 +1,87 @@
+"""Reads a run back from its events. A truncated file gives what it still holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnscope.errors import BnscopeError
+from bnscope.events import schema
+from bnscope.events.run import Record, Run
+from bnscope.events.writer import DIRECTORY
+
+
+def read(log_dir: str | Path) -> Run:
+    """Reads what `BatchNormMonitor(log_dir)` wrote.
+
+    Args:
+        log_dir: the directory given to the monitor, or `bnscope/` in it.
+
+    Returns:
+        The run.
+
+    Raises:
+        BnscopeError: if there are no events of bnscope, or a later version wrote them.
+    """
+    directory = Path(log_dir)
+    if (directory / DIRECTORY).is_dir():
+        directory = directory / DIRECTORY
+    files = sorted(directory.glob("events.out.tfevents.*"))
+    run = Run()
+    pending: dict[int, Any] = {}
+    for path in files:
+        for step, value in _values(path):
+            _add(run, step, value, pending)
+    if not run.layers:
+        raise BnscopeError(
+            f"{log_dir} holds no events of bnscope.",
+            "Give the log_dir of a BatchNormMonitor.",
+        )
+    return run
+
+
+def _values(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of an event file with their steps, as far as it can be read."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    try:
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == schema.PLUGIN:
+                    yield event.step, value
+    except Exception:  # noqa: BLE001  whatever a damaged file makes the loader raise
+        return
+
+
+def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
+    from tensorboard.util.tensor_util import make_ndarray
+
+    content = value.metadata.plugin_data.content
+    if content:
+        _describe(run, json.loads(content))
+    data = make_ndarray(value.tensor)
+    if value.tag == schema.START:
+        run.starts.append(json.loads(data.item()))
+    elif value.tag == schema.ALERT:
+        run.alerts.append(json.loads(data.item()))
+    elif value.tag == schema.CHANNELS:
+        run.add_channels(step, data)
+    elif value.tag == schema.STATISTICS_TAG:
+        pending[step] = data
+    elif value.tag == schema.LAYERS and step in pending:
+        run.add(Record(step, pending.pop(step), np.asarray(data)))
+
+
+def _describe(run: Run, content: dict[str, Any]) -> None:
+    version = content.get("version")
+    if not isinstance(version, int) or version > schema.VERSION:
+        raise BnscopeError(
+            f"The events have version {version}, and this bnscope reads up to {schema.VERSION}.",
+            "Update bnscope.",
+        )
+    run.layers = tuple(content["layers"])
+    run.widths = tuple(content["widths"])

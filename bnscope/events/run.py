@@ -1,0 +1,152 @@
+"""A watched run: in memory while it lasts, or read back from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.bn import Array
+from bnscope.events.schema import MAX_CHANNEL_RECORDS, MAX_RECORDS
+from bnscope.statistics.channels import FIELDS
+from bnscope.statistics.layout import STATISTICS, VARIABLES
+from bnscope.statistics.quantiles import COLUMNS
+
+
+@dataclass(slots=True)
+class Record:
+    """One logged step: shapes `(layers, statistics, columns)` and `(layers, fields)`."""
+
+    step: int
+    summary: npt.NDArray[Any]
+    fields: npt.NDArray[Any]
+
+
+@dataclass(eq=False)
+class Run:
+    """The series of a run. However long it gets, its size stays bounded.
+
+    Args:
+        layers: paths of the layers, in forward order.
+        widths: channels of each layer.
+        starts: the records written as training began, one for each `fit`.
+        alerts: the alerts as they are written to JSON.
+    """
+
+    layers: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
+    starts: list[Mapping[str, Any]] = field(default_factory=list)
+    alerts: list[Mapping[str, Any]] = field(default_factory=list)
+    _records: list[Record] = field(default_factory=list, repr=False)
+    _channels: list[tuple[int, npt.NDArray[Any]]] = field(default_factory=list, repr=False)
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """The logged steps: updates since training began."""
+        return np.array([record.step for record in self._records], np.int64)
+
+    @property
+    def statistics(self) -> Array:
+        """All records, shape `(records, layers, statistics, columns)`."""
+        shape = (0, len(self.layers), len(STATISTICS), len(COLUMNS))
+        parts = [record.summary for record in self._records]
+        return np.stack(parts).astype(np.float64) if parts else np.zeros(shape)
+
+    @property
+    def fields(self) -> Array:
+        """What is kept of each layer beside, shape `(records, layers, fields)`."""
+        parts = [record.fields for record in self._records]
+        shape = (0, len(self.layers), len(FIELDS))
+        return np.stack(parts).astype(np.float64) if parts else np.zeros(shape)
+
+    @property
+    def channel_steps(self) -> npt.NDArray[np.int64]:
+        """The steps of the per-channel records."""
+        return np.array([step for step, _ in self._channels], np.int64)
+
+    def statistic(self, layer: str, name: str, column: str = "q50") -> Array:
+        """One statistic of one layer over the logged steps.
+
+        Args:
+            layer: path of the layer.
+            name: `gamma`, `beta`, `moving_mean`, `moving_variance`, `batch_mean`,
+                `batch_variance`, `scale` or `distance`.
+            column: which number of its channels: `min`, `q05`, `q25`, `q50`, `q75`, `q95`,
+                `max`, `mean`, `nonfinite`, `since_min`, `since_max`, `since_nonfinite`.
+
+        Returns:
+            Float64 of shape `(records,)`, NaN where it could not be told.
+
+        Raises:
+            ValueError: if there is no such layer, statistic or column.
+        """
+        index = _index(layer, self.layers, "layer")
+        row = _index(name, STATISTICS, "statistic")
+        return self.statistics[:, index, row, _index(column, COLUMNS, "column")]
+
+    def channels(self, layer: str, name: str) -> Array:
+        """One variable of every channel of a layer, at `channel_steps`.
+
+        Args:
+            layer: path of the layer.
+            name: `gamma`, `beta`, `moving_mean` or `moving_variance`.
+
+        Returns:
+            Float64 of shape `(records, channels of the layer)`.
+
+        Raises:
+            ValueError: if there is no such layer or variable.
+        """
+        index = _index(layer, self.layers, "layer")
+        row = _index(name, VARIABLES, "variable")
+        start = sum(self.widths[:index])
+        part = slice(start, start + self.widths[index])
+        rows = [values[row, part] for _, values in self._channels]
+        return (
+            np.stack(rows).astype(np.float64) if rows else np.zeros((0, self.widths[index]))
+        )
+
+    def add(self, record: Record) -> None:
+        """Adds a record; when there are too many, every second goes, its extremes kept."""
+        self._records.append(record)
+        if len(self._records) > MAX_RECORDS:
+            self._records = [
+                _joined(*self._records[i : i + 2]) for i in range(0, len(self._records), 2)
+            ]
+
+    def add_channels(self, step: int, variables: npt.NDArray[Any]) -> None:
+        """Adds the variables of every channel; when there are too many, every second goes."""
+        self._channels.append((step, variables))
+        if len(self._channels) > MAX_CHANNEL_RECORDS:
+            self._channels = self._channels[::2]
+
+    def __repr__(self) -> str:
+        count = len(self._records)
+        span = (
+            f", steps {self._records[0].step} to {self._records[-1].step}" if count else ""
+        )
+        return (
+            f"<Run of {len(self.layers)} BN layers: {count} records{span}, "
+            f"{len(self._channels)} per-channel records, {len(self.alerts)} alerts>"
+        )
+
+
+def _joined(first: Record, second: Record | None = None) -> Record:
+    """The first of two records, with the extremes of both."""
+    if second is None:
+        return first
+    from bnscope.statistics.quantiles import merge_since
+
+    summary = np.array(first.summary)
+    summary[..., 9:12] = merge_since(merge_since(None, first.summary), second.summary)
+    return Record(first.step, summary, first.fields)
+
+
+def _index(value: str, values: tuple[str, ...], kind: str) -> int:
+    if value not in values:
+        shown = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")  # noqa: PLR2004
+        raise ValueError(f"There is no {kind} {value!r}; there are {shown}.")
+    return values.index(value)

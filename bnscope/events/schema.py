@@ -1,0 +1,65 @@
+"""The schema, version 1: tags, and what each holds. `docs/monitor.md` describes it in full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bnscope.statistics.channels import FIELDS, STATUSES
+from bnscope.statistics.layout import STATISTICS, VARIABLES, Layout
+from bnscope.statistics.quantiles import COLUMNS
+
+VERSION = 1
+PLUGIN = "bnscope"
+
+START = "bnscope/start"  # JSON: what was known of the model when training began
+STATISTICS_TAG = "bnscope/statistics"  # float32 [layers, statistics, columns]
+LAYERS = "bnscope/layers"  # float32 [layers, fields]
+CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
+ALERT = "bnscope/alert"  # JSON: one alert
+
+# After so many records the cadence doubles.
+MAX_RECORDS = 4000
+# The same for the per-channel records, which are larger.
+MAX_CHANNEL_RECORDS = 100
+
+
+def describe(layout: Layout) -> dict[str, Any]:
+    """What the axes of the tensors mean; stands in the `plugin_content` of their tags."""
+    return {
+        "version": VERSION,
+        "layers": list(layout.paths),
+        "widths": list(layout.widths),
+        "momentum": list(layout.momentum),
+        "epsilon": list(layout.epsilon),
+        "status": [str(status) for status in layout.statuses],
+        "statistics": list(STATISTICS),
+        "columns": list(COLUMNS),
+        "fields": list(FIELDS),
+        "statuses": [str(status) for status in STATUSES],
+        "variables": list(VARIABLES),
+    }
+
+
+class Thinning:
+    """Which records of a run are kept: all, then every second, then every fourth, ...
+
+    Args:
+        most: how many records are kept before the cadence doubles.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.every = 1
+        self._seen = 0
+        self._kept = 0
+
+    def keep(self) -> bool:
+        """Whether the next record is kept. Call once a record."""
+        kept = self._seen % self.every == 0
+        self._seen += 1
+        if kept:
+            self._kept += 1
+            if self._kept >= self.most:
+                self.every *= 2
+                self._kept = self.most // 2  # as many as a run of this cadence would have
+        return kept

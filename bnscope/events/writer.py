@@ -1,0 +1,125 @@
+"""Writes a run, version 1 of the schema, and what the standard dashboards show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.bn import Array
+from bnscope.events import schema
+from bnscope.events.file import EventFile
+from bnscope.statistics.layout import Layout
+from bnscope.strict_json import dumps
+
+# The directory under the user's: a second event file in Keras's own `train/` would stop the
+# older one from being read.
+DIRECTORY = "bnscope"
+
+
+class RunWriter:
+    """Writes one run.
+
+    Args:
+        log_dir: the user's log directory; the events go to `bnscope/` in it.
+        layout: the layers that are tracked.
+
+    Raises:
+        OSError: if the directory or the file cannot be made.
+        ImportError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, log_dir: Path, layout: Layout) -> None:
+        self._file = EventFile(Path(log_dir) / DIRECTORY)
+        self._content = dumps(schema.describe(layout)).encode()
+        self._described: set[str] = set()
+
+    def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
+        """What is known of the model as training begins, for machines and for people."""
+        self._write(step, self._json(schema.START, record), _text("bnscope/start", text))
+
+    def record(self, step: int, summary: Array, fields: Array) -> None:
+        """The statistics of one logged step."""
+        self._write(
+            step,
+            self._tensor(schema.STATISTICS_TAG, summary),
+            self._tensor(schema.LAYERS, fields),
+        )
+
+    def channels(self, step: int, variables: npt.NDArray[Any]) -> None:
+        """The variables of every channel, shape `(4, channels)`."""
+        self._write(step, self._tensor(schema.CHANNELS, variables))
+
+    def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
+        """One alert, for machines and for people."""
+        self._write(step, self._json(schema.ALERT, record), _text("bnscope/alerts", text))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars for the standard dashboard."""
+        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+        self._write(step, *(scalar_pb(tag, value) for tag, value in values.items()))
+
+    def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Histograms for the standard dashboard; values that are not finite are left out."""
+        from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+
+        finite = {tag: data[np.isfinite(data)] for tag, data in values.items()}
+        self._write(
+            step, *(histogram_pb(tag, data) for tag, data in finite.items() if data.size)
+        )
+
+    def close(self) -> None:
+        """Writes what is left.
+
+        Raises:
+            OSError: if something could not be written.
+        """
+        self._file.close()
+
+    def _write(self, step: int, *summaries: Any) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [value for summary in summaries for value in summary.value]
+        if values:
+            self._file.summary(step, Summary(value=values))
+
+    def _tensor(self, tag: str, values: npt.NDArray[Any]) -> Any:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        tensor = make_tensor_proto(np.asarray(values, np.float32))
+        return Summary(
+            value=[Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(tag))]
+        )
+
+    def _json(self, tag: str, record: Mapping[str, Any]) -> Any:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        tensor = make_tensor_proto(dumps(dict(record)).encode())
+        return Summary(
+            value=[Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(tag))]
+        )
+
+    def _metadata(self, tag: str) -> Any:
+        """The tag's metadata; what the axes mean is told once, in the tag's first record."""
+        from tensorboard.compat.proto import summary_pb2
+
+        content = b"" if tag in self._described else self._content
+        self._described.add(tag)
+        plugin = summary_pb2.SummaryMetadata.PluginData(
+            plugin_name=schema.PLUGIN, content=content
+        )
+        return summary_pb2.SummaryMetadata(
+            plugin_data=plugin, data_class=summary_pb2.DATA_CLASS_TENSOR
+        )
+
+
+def _text(tag: str, text: str) -> Any:
+    from tensorboard.plugins.text.summary_v2 import text_pb
+
+    return text_pb(tag, text)

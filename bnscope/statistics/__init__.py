@@ -1,0 +1,1 @@
+"""What is computed of the BN layers at one step: pure numpy, no Keras."""
