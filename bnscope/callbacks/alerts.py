@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnscope.bn import Array
-from bnscope.rules.base import Severity, StateProblem, StateRule
+from bnscope.rules.base import Severity, StateProblem, StateRule, plural
 from bnscope.rules.cold_stats_at_validation import ColdStatsAtValidation
 from bnscope.rules.collapsed_variance import CollapsedVariance
 from bnscope.rules.nan_statistics import NanStatistics
@@ -167,7 +167,7 @@ class Watch:
         others: int = 0,
     ) -> Alert:
         """A new alert."""
-        more = f" So it is in {others} more layers." if others else ""
+        more = f" The same in {plural(others, 'more layer')}." if others else ""
         alert = Alert(
             code=rule.code,
             name=rule.name,

@@ -76,6 +76,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.alerts: list[Alert] = []
         self._step = 0
         self._training = False
+        self._unbuilt = False
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
@@ -96,28 +97,28 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader = None
         self._before = None
         self._counter = self._optimizer_count()
-        self._begin()
+        self._unbuilt = not self.model.built
+        if not self._unbuilt:
+            self._begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
         updates = self._count_updates()
         self._step += updates
-        if self._reader is None:
-            return
-        if self._is_due(self._step - updates, self._step):
-            self._log_step()
-        if self._is_due(self._step, self._step + updates):
-            self._before = (self._step, self._read())
+        if self._unbuilt:  # the first step has built it
+            self._begin()
+            self._unbuilt = False
+        elif self._reader is not None:
+            if self._is_due(self._step - updates, self._step):
+                self._log_step()
+            self._read_ahead()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the values of every channel."""
         del epoch, logs
-        if self._reader is not None and self._recorder is not None:
-            if self.channel_freq == "epoch":
-                self._recorder.channels(self._step, self._read())
-        elif self._training:
-            self._begin()  # a model that only `fit` built
+        if self._recorder is not None and self.channel_freq == "epoch":
+            self._recorder.channels(self._step, self._read())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
@@ -136,9 +137,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             say(f"alerts, and at how many readings: {', '.join(repeated)}")
 
     def _begin(self) -> None:
-        """Finds the BN layers, once the model is built."""
-        if not self.model.built:
-            return
+        """Finds the BN layers."""
         reader = reader_for(self.model, fresh=True)
         chosen = select(reader.layout.paths, self.layers)
         if not chosen:
@@ -150,15 +149,14 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._columns = np.concatenate([np.r_[reader.layout.part(i)] for i in chosen])
         if self._recorder is None or self._recorder.layout.paths != layout.paths:
             self._recorder = Recorder(layout, self.log_dir, details=self.layers is not None)
-            self._warm = self._warm_layers(layout)
+            self._warm = frozenset() if self._unbuilt else self._warm_layers(layout)
         self._recorder.layout = layout  # a layer may have been frozen since
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
             self._watch.layout = layout
         self._report(reader, self._recorder)
-        if self._is_due(self._step, self._step + 1):
-            self._before = (self._step, self._read())
+        self._read_ahead()
 
     def _report(self, reader: Reader, recorder: Recorder) -> None:
         """Lints once, and writes what is known of the model."""
@@ -191,6 +189,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if logged % self.channel_freq == 0:
                 self._recorder.channels(self._step, after)
 
+    def _read_ahead(self) -> None:
+        """Reads now, if the next call is to be logged."""
+        if self._is_due(self._step, self._step + self._steps_per_call()):
+            self._before = (self._step, self._read())
+
     def _read(self) -> Array:
         """The variables of the tracked layers now, shape `(4, channels)`."""
         if self._reader is None:
@@ -209,10 +212,13 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         Without `steps_per_execution` each call is one, whatever the optimizer counts: with
         gradient accumulation and with loss scaling it counts fewer.
         """
-        if getattr(self._model, "steps_per_execution", 1) == 1:
+        if self._steps_per_call() == 1:
             return 1
         previous, self._counter = self._counter, self._optimizer_count()
         return max(self._counter - previous, 0)
+
+    def _steps_per_call(self) -> int:
+        return int(getattr(self._model, "steps_per_execution", 1) or 1)
 
     def _optimizer_count(self) -> int:
         optimizer = getattr(self._model, "optimizer", None)
@@ -223,7 +229,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _counting(self) -> str:
         """Whether the number of updates between two readings is exact."""
-        several = getattr(self._model, "steps_per_execution", 1) != 1
+        several = self._steps_per_call() != 1
         scaled = hasattr(getattr(self._model, "optimizer", None), "inner_optimizer")
         return "approximate" if several and scaled else "exact"
 

@@ -39,7 +39,7 @@ class RunWriter:
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
-        self._write(step, self._json(schema.START, record), _text("bnscope/start", text))
+        self._write(step, self._json(schema.START, record), _text("bnscope/start_text", text))
 
     def record(self, step: int, summary: Array, fields: Array) -> None:
         """The statistics of one logged step."""
