@@ -134,7 +134,7 @@ def _read_keras(path: Path, file: BinaryIO) -> Graph:
             _open_member(archive, members[_WEIGHTS], file) as member,
             h5py.File(member, "r") as store,
         ):
-            name, model = parse(config, hdf5.Keras3Weights(store))
+            name, model = parse(config, hdf5.Keras3Weights(store, _bytes_of(member)))
             steps = _keras3_steps(store)
         return build(name, model, training=_training(config, steps), has_weights=True)[0]
 
@@ -173,17 +173,24 @@ def _open_member(
             raise UnreadableModelError(
                 f"{info.filename} claims more bytes than the archive has.", _SAVE_AGAIN
             )
-        with _MappedMember(view, start, info.file_size) as member:
+        with (
+            memoryview(view) as everything,
+            everything[start : start + info.file_size] as part,
+            _MappedMember(part) as member,
+        ):
             yield member  # type: ignore[misc]
 
 
-class _MappedMember(io.RawIOBase):
-    """A slice of a memory map as a file."""
+def _bytes_of(member: object) -> memoryview | None:
+    return member.bytes if isinstance(member, _MappedMember) else None
 
-    def __init__(self, view: mmap.mmap, start: int, size: int) -> None:
-        self._view = view
-        self._start = start
-        self._size = size
+
+class _MappedMember(io.RawIOBase):
+    """A slice of memory as a file."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.bytes = view
+        self._size = len(view)
         self._position = 0
 
     def readable(self) -> bool:
@@ -203,11 +210,10 @@ class _MappedMember(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), max(self._size - self._position, 0))
-        begin = self._start + self._position
-        buffer[:count] = self._view[begin : begin + count]
-        self._position += count
-        return count
+        part = self.bytes[self._position : self._position + len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
 
 
 def _training(config: Any, steps: int | None) -> Training:

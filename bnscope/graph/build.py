@@ -27,7 +27,7 @@ from bnscope.graph.model import (
 Key = tuple[Hashable, int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reference:
     """A tensor in the arguments of a call."""
 
@@ -36,7 +36,7 @@ class Reference:
     dtype: str | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class LayerSpec:
     """A layer as it is written; `model` is set for a nested model."""
 
@@ -50,7 +50,7 @@ class LayerSpec:
     source: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class NodeSpec:
     """A call as it is written, with a `Reference` in the place of each tensor."""
 
@@ -65,7 +65,7 @@ class NodeSpec:
         return list(_references((*self.args, *self.kwargs.values())))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class ModelSpec:
     """A model as it is written. `opaque` says why no calls are known, where none are."""
 
@@ -98,7 +98,7 @@ def build(
     return flattener.freeze(name, outputs, training, has_weights=has_weights)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class _Tensor:
     producer: int | None
     shape: Shape | None
@@ -106,7 +106,7 @@ class _Tensor:
     name: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class _Frame:
     """One walk through one model: what its tensors are bound to."""
 
@@ -116,7 +116,7 @@ class _Frame:
     training: bool | None
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class _Call:
     layer: Layer
     node: NodeSpec
