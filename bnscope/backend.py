@@ -15,7 +15,7 @@ def flat_reader(variables: Sequence[Any]) -> FlatRead:
     """A function that reads all variables into one flat array.
 
     Args:
-        variables: Keras variables, built; floating, of any shapes.
+        variables: Keras variables, built; floating, each a vector, as BN's are.
 
     Returns:
         A function of no arguments; each call gives a new float32 array (float64 if a variable
@@ -41,11 +41,11 @@ def _tensorflow_reader(variables: Sequence[Any]) -> FlatRead:
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def concatenate() -> Any:
-        return tf.concat(
-            [tf.reshape(tf.cast(variable.value, dtype), [-1]) for variable in variables], 0
-        )
+        return tf.concat([tf.cast(variable.value, dtype) for variable in variables], 0)
 
-    return lambda: np.array(concatenate())  # a copy: TensorFlow's own memory may be reused
+    # Traced once; calling the concrete function saves TensorFlow's look for the right one.
+    read = concatenate.get_concrete_function()
+    return lambda: np.array(read())  # a copy: TensorFlow's own memory may be reused
 
 
 def _numpy_reader(variables: Sequence[Any]) -> FlatRead:
@@ -54,9 +54,7 @@ def _numpy_reader(variables: Sequence[Any]) -> FlatRead:
     dtype = np.float64 if any(v.dtype == "float64" for v in variables) else np.float32
 
     def read() -> npt.NDArray[np.floating[Any]]:
-        parts = [
-            np.asarray(keras.ops.convert_to_numpy(v), dtype).ravel() for v in variables
-        ]
+        parts = [np.asarray(keras.ops.convert_to_numpy(v), dtype) for v in variables]
         return np.concatenate(parts)  # copies, since torch's arrays alias the variables
 
     return read

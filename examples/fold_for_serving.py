@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fold a model for serving.")
     parser.add_argument("model", nargs="?", help="a .keras file (default: train one)")
     parser.add_argument("--output", help="folder to write into (default: a temporary one)")
-    parser.add_argument("--quick", action="store_true", help="train for one epoch only")
+    parser.add_argument("--quick", action="store_true", help="train and time briefly")
     options = parser.parse_args()
     output = Path(options.output or tempfile.mkdtemp(prefix="bnscope-"))
     if (output / "folded.keras").exists():
@@ -111,7 +111,8 @@ def main() -> None:
         print(f"{name:26} differs from the original by {abs(got - expected).max():.1e}")
 
     for batch in (1, 32):
-        before, after = medians([original, folded], x[:batch], repeats=100)
+        repeats = 10 if options.quick else 100
+        before, after = medians([original, folded], x[:batch], repeats)
         print(
             f"served, {batch:2} at a time: {before:6.2f} ms, folded {after:6.2f} ms", end=""
         )

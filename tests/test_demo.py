@@ -13,7 +13,9 @@ from bnscope.demo.photos import _photographs
 from bnscope.demo.timing import interleaved_medians
 from bnscope.errors import BnscopeError
 
-TINY = demo.Settings(epochs=1, training_crops=16, validation_crops=8, batch_size=8)
+TINY = demo.Settings(
+    epochs=1, training_crops=16, validation_crops=8, batch_size=8, timed_calls=2
+)
 
 # layer, output shape without the batch, parameters with the untrained ones of BN
 ALEXNET = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -76,26 +77,25 @@ def test_folding_for_serving_keeps_the_outputs_through_every_format(tmp_path):
 def served_model(tmp_path):
     import keras
 
-    folder = tmp_path / "given"
-    folder.mkdir()
     layers = [
         keras.Input((None, 6)),
         keras.layers.Conv1D(4, 3),
         keras.layers.BatchNormalization(),
         keras.layers.GlobalMaxPooling1D(),
     ]
-    keras.Sequential(layers).save(folder / "mine.keras")
-    return folder / "mine.keras"
+    keras.Sequential(layers).save(tmp_path / "mine.keras")
+    return tmp_path / "mine.keras"
 
 
 def test_folding_for_serving_takes_a_model_of_yours_and_overwrites_nothing(
-    served_model, tmp_path
+    served_model, tmp_path, monkeypatch, capsys
 ):
-    here = tmp_path / "here"
-    here.mkdir()
-    output = run("fold_for_serving.py", str(served_model), "--output", "../made", cwd=here)
-    assert "into conv1d" in output
+    script = str(EXAMPLES / "fold_for_serving.py")
+    arguments = [script, str(served_model), "--output", str(tmp_path / "made"), "--quick"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(script, run_name="__main__")
+    assert "into conv1d" in capsys.readouterr().out
     made = sorted(path.name for path in (tmp_path / "made").iterdir())
     assert made == ["folded", "folded.keras", "original"]
-    with pytest.raises(AssertionError, match=r"folded\.keras exists\. Name another"):
-        run("fold_for_serving.py", str(served_model), "--output", "../made", cwd=here)
+    with pytest.raises(SystemExit, match=r"folded\.keras exists\. Name another --output"):
+        runpy.run_path(script, run_name="__main__")

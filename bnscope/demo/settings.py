@@ -16,6 +16,7 @@ class Settings:
         training_crops: how many crops it trains on.
         validation_crops: how many crops, of other parts of the photographs, it validates on.
         batch_size: crops in a batch.
+        timed_calls: how often each prediction is timed.
         seed: seed of the crops, of the initial weights and of the order of the batches.
 
     Raises:
@@ -26,6 +27,7 @@ class Settings:
     training_crops: int = 256
     validation_crops: int = 128
     batch_size: int = 16
+    timed_calls: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:

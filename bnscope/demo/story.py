@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from bnscope.printing import Line, emit, line
 from bnscope.rules.base import plural
 
 REMEDY_MOMENTUM = 0.9
-BATCHES_TIMED = (1, 32)
+TIMED_BATCH = 32  # and single images
 
 
 def tell(settings: Settings, log_dir: Path) -> None:
@@ -48,13 +49,18 @@ def tell(settings: Settings, log_dir: Path) -> None:
     _lint()
     _heading("2. Watch it train", "model.fit(..., callbacks=[BatchNormMonitor(log_dir)])")
     cold = _train(DEFAULT_MOMENTUM, data, settings, cold_dir)
-    _say(*tables.alert_lines(cold))
     _heading("3. The remedy", f"BatchNormalization(momentum={REMEDY_MOMENTUM})")
     warm = _train(REMEDY_MOMENTUM, data, settings, warm_dir)
     tables.print_comparison(sys.stdout, cold, warm, settings)
-    _fold(warm, data)
+    _fold(warm, data, settings)
     _heading("5. See it in TensorBoard")
-    _say(line(f"  tensorboard --logdir {shlex.quote(str(log_dir))}"))
+    _say(
+        line(f"  {_tensorboard()} --logdir {shlex.quote(str(log_dir))}"),
+        line(""),
+        line(
+            "Scalars: batch_norm/initial_share of both runs. Text: lint report and alerts."
+        ),
+    )
 
 
 def _introduce(settings: Settings) -> None:
@@ -84,15 +90,17 @@ def _train(momentum: float, data: Data, settings: Settings, log_dir: Path) -> Tr
         return train(momentum, data, settings, log_dir, step)
 
 
-def _fold(trained: Trained, data: Data) -> None:
+def _fold(trained: Trained, data: Data, settings: Settings) -> None:
     import bnscope
 
     _heading("4. Fold the trained model", "bnscope.fold(model)")
-    images = data.validation.images
-    result = bnscope.fold(trained.model, verify_data=images[: max(BATCHES_TIMED)])
+    images = data.validation.images[:TIMED_BATCH]
+    result = bnscope.fold(trained.model, verify_data=images)
     tables.print_folds(sys.stdout, result)
     pair = (trained.model, result.model)
-    times = {batch: inference_times(pair, images[:batch]) for batch in BATCHES_TIMED}
+    batches = sorted({1, len(images)})
+    repeats = settings.timed_calls
+    times = {batch: inference_times(pair, images[:batch], repeats) for batch in batches}
     tables.print_times(sys.stdout, times)
 
 
@@ -103,6 +111,16 @@ def _heading(title: str, code: str = "") -> None:
 def _say(*lines: Line) -> None:
     emit(lines, sys.stdout)
     sys.stdout.flush()
+
+
+def _tensorboard() -> str:
+    """How to call TensorBoard here: a virtual environment need not be activated."""
+    if shutil.which("tensorboard") is not None:
+        return "tensorboard"
+    # Not resolved: the interpreter of a virtual environment is a link to another folder.
+    script = Path(sys.executable).with_name("tensorboard")
+    inside = script.is_relative_to(Path.cwd())
+    return shlex.quote(str(script.relative_to(Path.cwd()) if inside else script))
 
 
 @contextmanager
@@ -116,6 +134,8 @@ def _progress(settings: Settings, momentum: float) -> Iterator[Callable[[], None
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what the monitor says goes above the bar
+        redirect_stderr=False,
         disable=not Console(stderr=True).is_terminal,
     )
     with progress:

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def alert_lines(trained: Trained) -> Iterator[Line]:
-    """What the monitor raised, as lines with styles."""
-    for alert in trained.monitor.alerts:
-        yield line(str(alert))
-
-
 def print_comparison(
     stream: TextIO, cold: Trained, warm: Trained, settings: Settings
 ) -> None:
@@ -74,13 +68,11 @@ def print_folds(stream: TextIO, result: Any) -> None:
     _print(stream, verdict_table(result.verdicts))
     folded = sum(verdict.folded for verdict in result.verdicts)
     error = (f"{result.max_error:.1e}", "bold")
-    summary = (
-        f"{folded} of {len(result.verdicts)} BN layers folded. Verified on validation "
+    summary = line(
+        f"{folded} of {len(result.verdicts)} BN layers folded. Verified on validation crops: ",
+        *("the outputs differ by at most ", error, " of their scale."),
     )
-    emit(
-        [line(""), line(summary, "crops: the outputs differ by at most ", error, ".")],
-        stream,
-    )
+    emit([line(""), summary], stream)
 
 
 def print_times(stream: TextIO, times: Mapping[int, tuple[float, ...]]) -> None:
@@ -90,7 +82,9 @@ def print_times(stream: TextIO, times: Mapping[int, tuple[float, ...]]) -> None:
         stream: where to.
         times: batch size -> seconds of the original and of the folded model.
     """
-    columns = [(title, "right") for title in ("images", "original", "folded", "speed-up")]
+    columns = [
+        (title, "right") for title in ("images a call", "original", "folded", "speed-up")
+    ]
     rows = (
         [str(batch), _milliseconds(before), _milliseconds(after), f"{before / after:.2f}x"]
         for batch, (before, after) in times.items()

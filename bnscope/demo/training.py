@@ -65,7 +65,9 @@ def train(
     model = alexnet(momentum)
     model.compile("adam", loss="binary_crossentropy", metrics=["accuracy"])
     monitor = BatchNormMonitor(str(log_dir))
-    steps = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: on_step())
+    steps = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: on_step()  # noqa: ARG005  Keras names them
+    )
     history = model.fit(
         data.training.images,
         data.training.labels,

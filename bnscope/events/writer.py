@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnscope.bn import Array
-from bnscope.events import schema
+from bnscope.events import protos, schema
 from bnscope.events.file import EventFile
 from bnscope.statistics.layout import Layout
 from bnscope.strict_json import dumps
@@ -39,7 +39,9 @@ class RunWriter:
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
-        self._write(step, self._json(schema.START, record), _text("bnscope/start_text", text))
+        self._write(
+            step, self._json(schema.START, record), _text("bnscope/start_text", text)
+        )
 
     def record(self, step: int, summary: Array, fields: Array) -> None:
         """The statistics of one logged step."""
@@ -59,9 +61,7 @@ class RunWriter:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars for the standard dashboard."""
-        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-
-        self._write(step, *(scalar_pb(tag, value) for tag, value in values.items()))
+        self._write(step, *(protos.scalar(tag, value) for tag, value in values.items()))
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""
@@ -88,35 +88,16 @@ class RunWriter:
             self._file.summary(step, Summary(value=values))
 
     def _tensor(self, tag: str, values: npt.NDArray[Any]) -> Any:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.util.tensor_util import make_tensor_proto
-
-        tensor = make_tensor_proto(np.asarray(values, np.float32))
-        return Summary(
-            value=[Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(tag))]
-        )
+        return protos.tensor(tag, values, self._content_for(tag))
 
     def _json(self, tag: str, record: Mapping[str, Any]) -> Any:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.util.tensor_util import make_tensor_proto
+        return protos.text(tag, dumps(dict(record)), self._content_for(tag))
 
-        tensor = make_tensor_proto(dumps(dict(record)).encode())
-        return Summary(
-            value=[Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(tag))]
-        )
-
-    def _metadata(self, tag: str) -> Any:
-        """The tag's metadata; what the axes mean is told once, in the tag's first record."""
-        from tensorboard.compat.proto import summary_pb2
-
+    def _content_for(self, tag: str) -> bytes:
+        """What the axes mean; told once, in the tag's first record."""
         content = b"" if tag in self._described else self._content
         self._described.add(tag)
-        plugin = summary_pb2.SummaryMetadata.PluginData(
-            plugin_name=schema.PLUGIN, content=content
-        )
-        return summary_pb2.SummaryMetadata(
-            plugin_data=plugin, data_class=summary_pb2.DATA_CLASS_TENSOR
-        )
+        return content
 
 
 def _text(tag: str, text: str) -> Any:

@@ -1,6 +1,9 @@
-"""Folding: BN into the layer before it, planned on the graph, proved through inference."""
+"""Folding: Batch Normalization is taken up by the layers before it, and proved right."""
 
-from bnscope.folding.fold import FoldResult, fold
-from bnscope.folding.plan import Plan, Verdict, make_plan
+from __future__ import annotations
 
-__all__ = ["FoldResult", "Plan", "Verdict", "fold", "make_plan"]
+from bnscope.folding.plan import Fold, Plan, Verdict, make_plan
+from bnscope.folding.reasons import Reason
+from bnscope.folding.result import FoldResult, fold
+
+__all__ = ["Fold", "FoldResult", "Plan", "Reason", "Verdict", "fold", "make_plan"]

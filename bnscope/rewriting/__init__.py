@@ -1,1 +1,3 @@
-"""Rewriting a model: edits (pure), apply and verify (Keras)."""
+"""Changing a model: edits, applied to a copy, which is verified before it is handed over."""
+
+from __future__ import annotations

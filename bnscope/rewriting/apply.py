@@ -1,175 +1,267 @@
-"""Edits on a live model -> a new model. The caller's model is left as it is.
+"""A Keras model and edits -> a new Keras model. The model that is passed in stays as it is.
 
-The new model has layers, variables and inputs of its own, with the names, structure, dtype
-policies and flags of the old one. It is not compiled.
+Functional models are run through again, node by node, Sequential ones are made again, nested
+ones likewise, to any depth. Everything is kept but what the edits change: names, inputs,
+outputs and their structure, dtype policies, `trainable`, shared layers. The compile state is
+dropped. A layer that is taken out becomes `keras.layers.Identity` of the same name where its
+output is an output of its model, or where it changes the dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bnscope.errors import UnsupportedModelError
-from bnscope.graph import live
-from bnscope.rewriting import copying
-from bnscope.rewriting.edits import ChangeConfig, DropLayer, Edit, TransformWeights, Weights
+from bnscope.graph.live import keras_layers
+from bnscope.rewriting.copying import (
+    copy_layer,
+    copy_state,
+    copy_trainable,
+    own_variables,
+    read_weights,
+    restore_initializers,
+    to_numpy,
+    write_weights,
+)
+from bnscope.rewriting.edits import Edit, LayerEdits, by_layer
+
+_NO_EDITS = LayerEdits()
+_REBUILDABLE = "Build it with keras.Sequential or the functional API."
 
 
-def apply(model: Any, edits: Iterable[Edit]) -> Any:
-    """A new model with edits made.
+def apply_edits(model: Any, edits: Iterable[Edit]) -> Any:
+    """A new model with the edits made.
 
     Args:
-        model: a built Sequential or Functional `keras.Model`, nested as it may be.
-        edits: the edits; several on one layer are made in order.
+        model: a built Sequential or Functional model. It is not changed, and shares no
+            variable with the result.
+        edits: what to change, by the paths of `bnscope.graph.live`.
 
     Returns:
-        A new `keras.Model` that shares no variable with the old one.
+        The new model, not compiled.
 
     Raises:
-        UnsupportedModelError: if the model, or a layer in it, cannot be built again.
+        UnsupportedModelError: if the model is not built, or cannot be made again.
     """
-    rebuilder = _Rebuilder(model, edits)
-    rebuilt = rebuilder.model(model)
-    rebuilder.copy_state()
+    check_rebuildable(model)
+    layers = keras_layers(model)
+    edited = {id(layers[path]): edits for path, edits in by_layer(edits).items()}
+    with custom_classes(layers.values()):
+        builder = _Builder(edited)
+        rebuilt = builder.layer(model)
+    builder.finish(model, rebuilt)
     return rebuilt
 
 
-class _Rebuilder:
-    def __init__(self, model: Any, edits: Iterable[Edit]) -> None:
-        self.paths = {id(layer): path for path, layer in live.keras_layers(model).items()}
-        self.transforms: dict[str, list[TransformWeights]] = {}
-        self.changes: dict[str, dict[str, Any]] = {}
-        self.dropped: set[str] = set()
-        self.clones: dict[int, tuple[Any, Any]] = {}
-        for edit in edits:
-            if isinstance(edit, TransformWeights):
-                self.transforms.setdefault(edit.layer, []).append(edit)
-            elif isinstance(edit, ChangeConfig):
-                self.changes.setdefault(edit.layer, {}).update(edit.changes)
-            elif isinstance(edit, DropLayer):
-                self.dropped.add(edit.layer)
-
-    def model(self, model: Any) -> Any:
-        """A model of the same structure."""
-        import keras
-
-        if isinstance(model, keras.Sequential):
-            return self.sequential(model)
-        if hasattr(model, "_nodes_by_depth"):
-            return self.functional(model)
-        raise UnsupportedModelError(
-            f"{type(model).__name__} {model.name!r} is a subclassed model, whose structure is "
-            "written in its code only.",
-            "Rewrite it as a Functional model, or fold the Functional parts of it.",
-        )
-
-    def clone(self, layer: Any) -> Any:
-        """The new layer for an old one; one for each, however often it is called."""
-        import keras
-
-        if id(layer) not in self.clones:
-            if isinstance(layer, keras.Model):
-                made = self.model(layer)
-            else:
-                made = self.leaf(layer)
-            self.clones[id(layer)] = (layer, made)
-        return self.clones[id(layer)][1]
-
-    def leaf(self, layer: Any) -> Any:
-        path = self.paths.get(id(layer), layer.name)
-        if path in self.dropped:
-            return _identity(layer)
-        return copying.copy_layer(layer, self.changes.get(path, {}))
-
-    def sequential(self, model: Any) -> Any:
-        import keras
-
-        if not model.built:
-            raise UnsupportedModelError(
-                f"Sequential {model.name!r} is not built, so it has no weights to rewrite.",
-                "Build it first: give it an Input, or call it once.",
-            )
-        kept = [layer for layer in model.layers if not self.vanishes(layer, model.layers)]
-        first = self.input_layer(model._layers[0])  # noqa: SLF001  `layers` omits it
-        return keras.Sequential([first, *map(self.clone, kept)], name=model.name)
-
-    def vanishes(self, layer: Any, layers: list[Any]) -> bool:
-        """Whether a dropped layer leaves nothing: the last one leaves its name."""
-        if self.paths.get(id(layer)) not in self.dropped or layer is layers[-1]:
-            return False
-        before = layers[max(layers.index(layer) - 1, 0)]
-        return bool(before.compute_dtype == layer.compute_dtype)
-
-    def functional(self, model: Any) -> Any:
-        import keras
-
-        inputs = keras.tree.map_structure(self.new_input, input_structure(model))
-        flat = zip(model.inputs, keras.tree.flatten(inputs), strict=True)
-        tensors = {id(old): new for old, new in flat}
-        outputs = {id(tensor) for tensor in model.outputs}
-        for depth in sorted(model._nodes_by_depth, reverse=True):  # noqa: SLF001
-            for node in model._nodes_by_depth[depth]:  # noqa: SLF001
-                if not node.is_input and all(id(t) in tensors for t in node.input_tensors):
-                    made = keras.tree.flatten(self.call(node, tensors, outputs))
-                    for old, new in zip(node.outputs, made, strict=True):
-                        tensors[id(old)] = new
-        result = keras.tree.map_structure(
-            lambda old: tensors[id(old)], output_structure(model)
-        )
-        return keras.Model(inputs, result, name=model.name)
-
-    def call(self, node: Any, tensors: Mapping[int, Any], outputs: set[int]) -> Any:
-        layer = node.operation
-        args, kwargs = node.arguments.fill_in(tensors)
-        if self.paths.get(id(layer)) in self.dropped:
-            kept_for_its_name = id(node.outputs[0]) in outputs
-            source = args[0] if args else kwargs["inputs"]
-            if not kept_for_its_name and source.dtype == node.outputs[0].dtype:
-                return source
-            return self.clone(layer)(source)
-        return self.clone(layer)(*args, **kwargs)
-
-    def new_input(self, tensor: Any) -> Any:
-        return self.input_layer(tensor._keras_history.operation).output  # noqa: SLF001
-
-    def input_layer(self, layer: Any) -> Any:
-        return type(layer).from_config(layer.get_config())
-
-    def copy_state(self) -> None:
-        """Gives every new layer the values of its old one, edited where edits say so."""
-        import keras
-
-        for old, new in self.clones.values():
-            if isinstance(old, keras.Model) or not isinstance(old, keras.layers.Layer):
-                continue
-            path = self.paths.get(id(old), old.name)
-            if path in self.transforms:
-                weights: Weights = copying.read_weights(old)
-                for edit in self.transforms[path]:
-                    weights = edit.transform(weights)
-                copying.write_weights(new, weights)
-            elif path not in self.dropped:
-                copying.copy_state(old, new)
-            copying.copy_trainable(old, new)
-
-
-def _identity(layer: Any) -> Any:
-    """What stands for a dropped layer where its name or its cast is needed."""
+def check_rebuildable(model: Any) -> None:
+    """Raises UnsupportedModelError unless the model can be made again from its layers."""
     import keras
 
-    # Keras 3 cannot save an Identity that was given a policy object.
-    return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
+    kind = type(model).__name__
+    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+        raise UnsupportedModelError(
+            f'"{model.name}" is a subclassed model ({kind}): its structure is written in '
+            "its `call` only, so it cannot be made again with changes.",
+            _REBUILDABLE,
+        )
+    if not model.built:
+        raise UnsupportedModelError(
+            f'"{model.name}" is not built, so it has no weights.',
+            "Call it on data, or give it a keras.Input, first.",
+        )
+    if _overrides_call(model):
+        raise UnsupportedModelError(
+            f'"{model.name}" ({kind}) has a `call` of its own, so its graph does not say '
+            "what it computes.",
+            _REBUILDABLE,
+        )
 
 
-def input_structure(model: Any) -> Any:
-    """The inputs of a Sequential or Functional model, in the structure that it takes."""
-    return _functional(model)._inputs_struct  # noqa: SLF001  `.input` fails where never called
+@contextmanager
+def custom_classes(layers: Iterable[Any]) -> Iterator[None]:
+    """Lets Keras find the classes of these layers by name, as registered ones are found."""
+    import keras
+
+    classes = {
+        type(layer).__name__: type(layer)
+        for layer in layers
+        if not type(layer).__module__.startswith("keras.")
+    }
+    with keras.saving.custom_object_scope(classes):
+        yield
 
 
-def output_structure(model: Any) -> Any:
-    """The outputs of a Sequential or Functional model, in the structure that it returns."""
-    return _functional(model)._outputs_struct  # noqa: SLF001
+class _Builder:
+    """Makes the layers of a model again, each once, wherever it is called."""
+
+    def __init__(self, edits: dict[int, LayerEdits]) -> None:
+        self.edits = edits
+        self.made: dict[int, Any] = {}
+        self.copied: list[tuple[Any, Any]] = []
+        self.seen: set[int] = set()
+
+    def layer(self, old: Any) -> Any:
+        """The new layer, model or operation for an old one."""
+        if id(old) not in self.made:
+            self.seen.add(id(old))
+            self.made[id(old)] = self.make(old)
+        return self.made[id(old)]
+
+    def make(self, old: Any) -> Any:
+        import keras
+
+        if isinstance(old, keras.Sequential):
+            check_rebuildable(old)
+            return self.sequential(old)
+        if _is_functional(old):
+            check_rebuildable(old)
+            return self.functional(old)
+        new = copy_layer(old, self.edits_of(old).config)
+        if isinstance(old, keras.layers.Layer):
+            self.copied.append((old, new))
+        return new
+
+    def edits_of(self, old: Any) -> LayerEdits:
+        return self.edits.get(id(old), _NO_EDITS)
+
+    def sequential(self, model: Any) -> Any:
+        """A Sequential model again. Its last layer is its output."""
+        import keras
+
+        kept: list[Any] = []
+        before = None
+        if model.inputs:
+            before = model.inputs[0]._keras_history.operation  # noqa: SLF001
+            kept.append(self.layer(before))
+        for layer in model.layers:
+            last = layer is model.layers[-1]
+            if not self.edits_of(layer).dropped:
+                kept.append(self.layer(layer))
+            elif last or before is None or before.compute_dtype != layer.compute_dtype:
+                kept.append(self.identity(layer))
+            self.seen.add(id(layer))
+            before = layer
+        rebuilt = keras.Sequential(kept, name=model.name)
+        if not rebuilt.built:
+            _build_one_by_one(self.made, model)
+        return rebuilt
+
+    def functional(self, model: Any) -> Any:
+        """A Functional model again, by calling each of its nodes on the new tensors."""
+        import keras
+
+        inputs = keras.tree.map_structure(self.input, model.input)
+        flat = keras.tree.flatten(inputs)
+        tensors = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
+        outputs = {id(tensor) for tensor in model.outputs}
+        for node in _nodes(model):
+            new = keras.tree.flatten(self.call(node, tensors, outputs))
+            tensors.update(
+                {id(o): n for o, n in zip(node.output_tensors, new, strict=True)}
+            )
+        made = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], model.output)
+        return keras.Model(inputs, made, name=model.name)
+
+    def input(self, tensor: Any) -> Any:
+        return self.layer(tensor._keras_history.operation).output  # noqa: SLF001
+
+    def call(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> Any:
+        """What a node returns on the new tensors."""
+        import keras
+
+        layer = node.operation
+        args, kwargs = node.arguments.fill_in(tensors)
+        if self.edits_of(layer).dropped:
+            self.seen.add(id(layer))
+            given, (returned,) = args[0], node.output_tensors
+            if id(returned) not in outputs and returned.dtype == given.dtype:
+                return given
+            return self.identity(layer)(given)
+        if any(isinstance(value, keras.Variable) for value in keras.tree.flatten(args)):
+            # A layer's variable as an operand: its value, so that nothing is shared.
+            args = keras.tree.map_structure(_constant, args)
+        return self.layer(layer)(*args, **kwargs)
+
+    def identity(self, layer: Any) -> Any:
+        """The layer that stands where one was taken out."""
+        import keras
+
+        if id(layer) not in self.made:
+            self.made[id(layer)] = keras.layers.Identity(
+                name=layer.name, dtype=layer.dtype_policy, trainable=layer.trainable
+            )
+        return self.made[id(layer)]
+
+    def finish(self, model: Any, rebuilt: Any) -> None:
+        """Fills the new layers, and checks that no edit was left out."""
+        for old, new in self.copied:
+            edits = self.edits_of(old)
+            if edits.transforms or edits.config:
+                write_weights(new, _fitting(new, edits.transformed(read_weights(old))))
+            else:
+                copy_state(old, new)
+            restore_initializers(old, new)
+        # From the outside in: setting the flag of a model sets those of its layers.
+        self.copy_trainable(model, rebuilt)
+        missed = set(self.edits) - self.seen
+        if missed:
+            raise UnsupportedModelError(
+                f"{len(missed)} of the layers to change lie where a model cannot be "
+                "rebuilt: inside another layer, or in a subclassed model.",
+                _REBUILDABLE,
+            )
+
+    def copy_trainable(self, old: Any, new: Any) -> None:
+        import keras
+
+        if isinstance(old, keras.Sequential) or _is_functional(old):
+            if new.trainable != old.trainable:
+                new.trainable = old.trainable
+            for layer in old.layers:
+                if id(layer) in self.made:
+                    self.copy_trainable(layer, self.made[id(layer)])
+        else:
+            copy_trainable(old, new)
 
 
-def _functional(model: Any) -> Any:
-    return getattr(model, "_functional", None) or model
+def _nodes(model: Any) -> Iterator[Any]:
+    """The nodes of a Functional model in the order in which it runs them."""
+    by_depth = model._nodes_by_depth  # noqa: SLF001
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+def _is_functional(layer: Any) -> bool:
+    import keras
+
+    return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
+
+
+def _overrides_call(model: Any) -> bool:
+    """Whether a user's class, not Keras, says what a call of this model does."""
+    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    return not owner.__module__.startswith("keras.")
+
+
+def _build_one_by_one(made: dict[int, Any], model: Any) -> None:
+    # A Sequential model one of whose layers cannot be called on symbolic tensors.
+    for layer in model.layers:
+        new = made.get(id(layer))
+        if new is not None and layer.built and not new.built:
+            new.build_from_config(layer.get_build_config())
+
+
+def _fitting(layer: Any, weights: Any) -> Any:
+    """The weights that the layer has; a bias that an edit took away is left out."""
+    names = {variable.name for variable in own_variables(layer)}
+    return {name: value for name, value in weights.items() if name in names}
+
+
+def _constant(value: Any) -> Any:
+    import keras
+
+    return to_numpy(value) if isinstance(value, keras.Variable) else value

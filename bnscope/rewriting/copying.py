@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bnscope.errors import UnsupportedModelError
+from bnscope.graph import kinds, live
 from bnscope.rewriting.edits import Weights
-
-# How Keras writes a Python function into a configuration.
-_FUNCTIONS = frozenset({"function", "__lambda__"})
 
 
 def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
@@ -37,6 +36,7 @@ def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
     try:
         config = {**layer.get_config(), **changes}
         config.update(_live_functions(layer, config))
+        config.update(dict.fromkeys(_costly_initializers(layer, config), "zeros"))
         if isinstance(layer, keras.layers.Lambda):
             return type(layer)(**{**config, "output_shape": layer._output_shape})  # noqa: SLF001
         return type(layer).from_config(config)
@@ -61,14 +61,24 @@ def copy_state(old: Any, new: Any) -> None:
     """
     for source, target in _with_sublayers(old, new):
         _copy_special_state(source, target)
-    if [_signature(v) for v in old.variables] != [_signature(v) for v in new.variables]:
+    sources, targets = state_variables(old), state_variables(new)
+    if [_signature(v) for v in sources] != [_signature(v) for v in targets]:
         raise UnsupportedModelError(
             f'Layer "{old.name}" of class {type(old).__name__}, made again from its '
             "configuration, has other variables than the original.",
             "Let its get_config() hold all that decides which variables it creates.",
         )
-    for source, target in zip(old.variables, new.variables, strict=True):
+    for source, target in zip(sources, targets, strict=True):
         target.assign(to_numpy(source))
+
+
+def restore_initializers(old: Any, new: Any) -> None:
+    """Gives a built layer the initializers that `copy_layer` left out."""
+    import keras
+
+    config = old.get_config() if _is_linear(old) else {}
+    for key in _costly_initializers(old, config):
+        setattr(new, key, keras.initializers.get(config[key]))
 
 
 def copy_trainable(old: Any, new: Any) -> None:
@@ -93,12 +103,35 @@ def write_weights(layer: Any, weights: Weights) -> None:
             "This version of Keras builds the layer in another way; please report it.",
         )
     for name, variable in variables.items():
-        variable.assign(weights[name].astype(to_numpy(variable).dtype))
+        variable.assign(weights[name].astype(_numpy_dtype(str(variable.dtype))))
 
 
 def own_variables(layer: Any) -> list[Any]:
     """The variables of a layer without those of layers inside it."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]  # noqa: SLF001
+
+
+def all_layers(layer: Any) -> Iterator[Any]:
+    """A layer and all layers inside it, nested models included."""
+    yield layer
+    for inner in getattr(layer, "_layers", ()):
+        yield from all_layers(inner)
+
+
+def is_users_function(value: Any) -> bool:
+    """Whether a value is a Python function that is not Keras's own."""
+    module = str(getattr(value, "__module__", ""))
+    return isinstance(value, FunctionType) and not module.startswith("keras.")
+
+
+def state_variables(layer: Any) -> list[Any]:
+    """All variables of a layer, with the states that stateful recurrent layers keep."""
+    found = {id(variable): variable for variable in layer.variables}
+    for inner in all_layers(layer):
+        if getattr(inner, "stateful", False):
+            states = getattr(inner, "states", None) or ()
+            found.update({id(state): state for state in states})
+    return list(found.values())
 
 
 def to_numpy(variable: Any) -> npt.NDArray[Any]:
@@ -114,6 +147,17 @@ def first_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def _costly_initializers(layer: Any, config: Mapping[str, Any]) -> list[str]:
+    # Drawing random kernels, only to overwrite them, takes a third of the time of a copy.
+    if not _is_linear(layer):
+        return []
+    return [key for key in config if key.endswith("kernel_initializer")]
+
+
+def _is_linear(layer: Any) -> bool:
+    return live.kind_of(layer) in kinds.LINEAR
+
+
 def _copy_operation(operation: Any) -> Any:
     # An operation has no variables; its arguments may be objects that no configuration holds.
     twin = copy.copy(operation)
@@ -123,14 +167,9 @@ def _copy_operation(operation: Any) -> Any:
 
 
 def _live_functions(layer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The functions themselves, where the configuration holds only their names or bytecode."""
-    return {
-        key: getattr(layer, key)
-        for key, value in config.items()
-        if isinstance(value, Mapping)
-        and value.get("class_name") in _FUNCTIONS
-        and callable(getattr(layer, key, None))
-    }
+    """The user's functions themselves, of which the configuration holds names or bytecode."""
+    found = {key: getattr(layer, key, None) for key in config}
+    return {key: value for key, value in found.items() if is_users_function(value)}
 
 
 def _with_sublayers(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
@@ -159,5 +198,12 @@ def _saves_itself(layer: Any) -> bool:
     return not str(getattr(saver, "__module__", "keras.")).startswith("keras.")
 
 
-def _signature(variable: Any) -> tuple[str, tuple[int, ...], str]:
-    return variable.name, tuple(variable.shape), str(variable.dtype)
+def _numpy_dtype(name: str) -> Any:
+    import ml_dtypes  # Keras brings it along
+
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def _signature(variable: Any) -> tuple[tuple[int, ...], str]:
+    # Not the name: a variable that is given none is numbered through.
+    return tuple(variable.shape), str(variable.dtype)

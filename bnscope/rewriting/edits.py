@@ -1,41 +1,39 @@
-"""Edits: what is to change in a model, as plain data. Making them imports no Keras.
+"""What is to be changed in a model, as plain descriptions: no Keras, nothing is done here.
 
-Fold plans and fixes both come down to these three.
+Folds and fixes both come down to these three. Layers are named by their path in the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnscope.bn import AnyArray
+import numpy.typing as npt
 
-Weights = Mapping[str, AnyArray]
+Weights = Mapping[str, npt.NDArray[Any]]
+Transform = Callable[[Weights], Weights]
 
 
 @dataclass(frozen=True, slots=True)
 class TransformWeights:
-    """New values for a layer's variables, computed from the old ones when applied.
+    """New values for the variables of a layer.
 
     Args:
         layer: path of the layer.
-        transform: from all variables of the layer by name to all new ones by name; float64,
-            rounded once to the variables' dtype when they are assigned.
+        function: takes the layer's variables by name and returns those that change or are
+            new. It is called when the edit is applied. It must not change the arrays it is
+            given; it returns float64, which is rounded once, to the variable's dtype, after
+            the last transform of the layer.
     """
 
     layer: str
-    transform: Callable[[Weights], Mapping[str, AnyArray]] = field(repr=False)
+    function: Transform = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeConfig:
-    """Other values in a layer's configuration.
-
-    Args:
-        layer: path of the layer.
-        changes: the keys that change, with their new values.
-    """
+class SetConfig:
+    """New values for entries of a layer's configuration, such as `use_bias`."""
 
     layer: str
     changes: Mapping[str, Any]
@@ -43,13 +41,52 @@ class ChangeConfig:
 
 @dataclass(frozen=True, slots=True)
 class DropLayer:
-    """A layer with one input whose output is replaced by that input.
-
-    Args:
-        layer: path of the layer.
-    """
+    """A layer that is taken out: what it was given goes on to where its output went."""
 
     layer: str
 
 
-Edit = TransformWeights | ChangeConfig | DropLayer
+Edit = TransformWeights | SetConfig | DropLayer
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Edits that belong together: without one of them the others are wrong.
+
+    Args:
+        title: what they do, for messages: `the fold of "bn" into Conv2D "conv"`.
+        edits: the edits, in order.
+    """
+
+    title: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(slots=True)
+class LayerEdits:
+    """All edits of one layer, in order."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    transforms: list[Transform] = field(default_factory=list)
+    dropped: bool = False
+
+    def transformed(self, weights: Weights) -> Weights:
+        """The variables of the layer after all its transforms, not yet rounded."""
+        result = dict(weights)
+        for function in self.transforms:
+            result.update(function(result))
+        return result
+
+
+def by_layer(edits: Iterable[Edit]) -> dict[str, LayerEdits]:
+    """The edits of each layer, by its path."""
+    found: dict[str, LayerEdits] = {}
+    for edit in edits:
+        layer = found.setdefault(edit.layer, LayerEdits())
+        if isinstance(edit, TransformWeights):
+            layer.transforms.append(edit.function)
+        elif isinstance(edit, SetConfig):
+            layer.config.update(edit.changes)
+        else:
+            layer.dropped = True
+    return found

@@ -18,10 +18,10 @@ from bnscope.errors import (
     VerificationError,
 )
 from bnscope.graph import archive
-from bnscope.graph.live import keras_layers
 from bnscope.graph.model import Graph
 from bnscope.rewriting.apply import custom_classes
-from bnscope.rewriting.copying import first_line, to_numpy
+from bnscope.rewriting.copying import all_layers, first_line, is_users_function, to_numpy
+from bnscope.rewriting.verify import Verifier
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _MISSING_CLASS = re.compile(
@@ -29,7 +29,9 @@ _MISSING_CLASS = re.compile(
 )
 
 
-def load(path: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None
+) -> Any:
     """Loads a saved model, not compiled. No code in the file is run.
 
     Args:
@@ -73,27 +75,42 @@ def save(model: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -
         VerificationError: if the saved model is not the one that was to be saved.
         BnscopeError: if the file cannot be written.
     """
-    target = Path(path)
-    check_target(target, overwrite=overwrite)
+    target = check_output(path, overwrite=overwrite)
     _check_savable(model)
     try:
         with tempfile.TemporaryDirectory(prefix=".bnscope-", dir=target.parent) as folder:
             beside = Path(folder) / target.name
             model.save(beside)
             _check_saved(model, beside)
-            check_target(target, overwrite=overwrite)
+            check_output(target, overwrite=overwrite)
             beside.replace(target)
-    except OSError as error:
-        reason = error.strerror or first_line(error)
+    except BnscopeError:
+        raise
+    except Exception as error:
+        # A full disk shows in h5py as a RuntimeError, in other places as an OSError.
         raise BnscopeError(
-            f"{target} cannot be written: {reason}.", "Choose another place."
+            f"{target} cannot be written: {getattr(error, 'strerror', '') or first_line(error)}.",
+            "Nothing was left behind. Choose another place or format.",
         ) from error
     return target
 
 
-def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Raises a BnscopeError unless a model may be saved there; nothing is written."""
-    if path.suffix.lower() not in SUFFIXES:
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Checks, before any work is done, whether a model may be saved at a path.
+
+    Args:
+        path: where to.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputExistsError: if the file exists and `overwrite` is false.
+        BnscopeError: if nothing can be saved there.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
         raise BnscopeError(
             f"{path} does not say in which format to save.",
             f"Let the name end in one of {', '.join(SUFFIXES)}.",
@@ -102,10 +119,14 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise BnscopeError(f"{path} is a directory.", "Give the name of a file.")
     if path.exists() and not overwrite:
         raise OutputExistsError(
-            f"{path} exists already.", "Choose another name, or pass overwrite (--overwrite)."
+            f"{path} exists already.",
+            "Choose another name, or pass overwrite (--overwrite).",
         )
     if not path.parent.is_dir():
-        raise BnscopeError(f"The directory {path.parent} does not exist.", "Create it first.")
+        raise BnscopeError(
+            f"The directory {path.parent} does not exist.", "Create it first."
+        )
+    return path
 
 
 def holds_code(config: Any) -> bool:
@@ -149,7 +170,9 @@ def _not_loaded(
     path: Path, graph: Graph, error: Exception, custom_objects: Mapping[str, Any]
 ) -> UnsupportedModelError:
     found = _MISSING_CLASS.search(str(error))
-    own = sorted({layer.kind.removeprefix("custom.") for layer in graph.layers if layer.is_custom})
+    own = sorted(
+        {layer.kind.removeprefix("custom.") for layer in graph.layers if layer.is_custom}
+    )
     missing = [name for name in own if name not in custom_objects]
     name = found.group(1) if found else (missing[0] if missing else None)
     if name is not None and name not in custom_objects:
@@ -164,34 +187,39 @@ def _not_loaded(
 
 
 def _check_savable(model: Any) -> None:
-    for path, layer in keras_layers(model).items():
-        if holds_code(_config(layer)):
+    for layer in all_layers(model):
+        values = vars(layer).values()
+        if any(is_users_function(v) and v.__name__ == "<lambda>" for v in values):
             raise UnsupportedModelError(
-                f'Layer "{path}" holds a Python function without a name, which could be '
+                f'Layer "{layer.name}" holds a Python function without a name, which could be '
                 "saved only as bytecode; a file with bytecode cannot be checked safely.",
                 "Use a registered function instead, or call save() of the model itself.",
             )
 
 
-def _config(layer: Any) -> Any:
-    import keras
-
-    # A model's configuration repeats those of its layers, which are looked at one by one.
-    return {} if isinstance(layer, keras.Model) else layer.get_config()
-
-
 def _check_saved(model: Any, path: Path) -> None:
-    """Raises VerificationError unless the file holds the very same weights."""
+    """Raises VerificationError unless the file holds the very same model."""
     import keras
 
-    with custom_classes(keras_layers(model).values()):
+    with custom_classes(all_layers(model)):
         loaded = keras.models.load_model(path, compile=False, safe_mode=True)
-    same = len(loaded.weights) == len(model.weights) and all(
-        np.array_equal(to_numpy(one), to_numpy(other), equal_nan=True)
-        for one, other in zip(loaded.weights, model.weights, strict=True)
-    )
-    if not same:
+    if not (_same_weights(model, loaded) and _same_outputs(model, loaded)):
         raise VerificationError(
             "The model that was saved is not the same when it is loaded again.",
             "Nothing was written. Save it as .keras.",
         )
+
+
+def _same_weights(model: Any, loaded: Any) -> bool:
+    return len(loaded.weights) == len(model.weights) and all(
+        np.array_equal(to_numpy(one), to_numpy(other), equal_nan=True)
+        for one, other in zip(loaded.weights, model.weights, strict=True)
+    )
+
+
+def _same_outputs(model: Any, loaded: Any) -> bool:
+    try:
+        verifier = Verifier(model)
+    except BnscopeError:
+        return True  # it runs only on real samples; weights and configuration agree
+    return verifier.compare(loaded).passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ DRAWS: tuple[Draw, ...] = (
 )
 # For dimensions that the model leaves open, by the number of dimensions of the input.
 _OPEN_SIZES = {2: 16, 3: 32, 4: 64, 5: 16}
-_BATCH = 2
+# Few large samples, many small ones: what is compared should vary between them.
+_SAMPLES, _LARGE_SAMPLES, _LARGE = 8, 2, 20_000
 _USER_BATCH = 32
 # Where a configuration says how many different integers a layer takes.
 _VOCABULARY_KEYS = ("input_dim", "vocabulary_size", "num_tokens")
@@ -64,7 +66,7 @@ def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
 def random_batches(
     specs: Sequence[InputSpec], draw: Draw, seed: int, words: Sequence[str] = ()
 ) -> list[Batch]:
-    """Random inputs: at least two samples, so that outputs can be seen to vary.
+    """Random inputs: several samples, so that outputs can be seen to vary.
 
     Args:
         specs: what the inputs take.
@@ -77,7 +79,8 @@ def random_batches(
     """
     rng = np.random.default_rng(seed)
     fixed = [spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None]
-    size = fixed[0] if fixed else _BATCH
+    large = max(math.prod(_sample_shape(spec)) for spec in specs) > _LARGE
+    size = fixed[0] if fixed else (_LARGE_SAMPLES if large else _SAMPLES)
     return [
         tuple(_array(rng, spec, size, draw, words or _WORDS) for spec in specs)
         for _ in range(2 if size == 1 else 1)
@@ -166,11 +169,16 @@ def _limits(call: Call) -> Iterator[int]:
                 yield value
 
 
+def _sample_shape(spec: InputSpec) -> tuple[int, ...]:
+    """The shape of one sample, with a size where the model leaves it open."""
+    open_size = _OPEN_SIZES.get(len(spec.shape), 8)
+    return tuple(open_size if size is None else size for size in spec.shape[1:])
+
+
 def _array(
     rng: np.random.Generator, spec: InputSpec, size: int, draw: Draw, words: Sequence[str]
 ) -> Array:
-    open_size = _OPEN_SIZES.get(len(spec.shape), 8)
-    shape = (size, *(open_size if n is None else n for n in spec.shape[1:]))
+    shape = (size, *_sample_shape(spec))
     if spec.dtype == "string":
         return rng.choice(np.array(words, dtype=object), shape)
     if spec.limit is not None:

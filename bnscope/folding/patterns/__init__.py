@@ -1,28 +1,24 @@
-"""What BN folds into: one file a family, each with its own check and rewrite.
-
-Backward, into the layer before, with BN at inference written as `y = a * x + b`:
-
-    W' = W * a   along the output channels        bias' = bias * a + b
-"""
+"""The patterns: which layers can take up a Batch Normalization, and how. One file a family."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from functools import cache
+
 from bnscope.folding.patterns.base import Pattern
-from bnscope.folding.patterns.conv import Convolution
-from bnscope.folding.patterns.conv_transpose import ConvolutionTranspose
-from bnscope.folding.patterns.dense import Dense
-from bnscope.folding.patterns.depthwise import DepthwiseConvolution
-from bnscope.folding.patterns.separable import SeparableConvolution
-
-PATTERNS: tuple[Pattern, ...] = (
-    Convolution(),
-    ConvolutionTranspose(),
-    Dense(),
-    DepthwiseConvolution(),
-    SeparableConvolution(),
-)
+from bnscope.graph.model import Call
 
 
-def pattern_for(kind: str) -> Pattern | None:
-    """The pattern that folds BN into a kind of layer; None if there is none."""
-    return next((pattern for pattern in PATTERNS if kind in pattern.kinds), None)
+@cache
+def all_patterns() -> tuple[Pattern, ...]:
+    """One instance of each pattern in this package, by name."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    classes = sorted(Pattern.__subclasses__(), key=lambda cls: cls.__name__)
+    return tuple(cls() for cls in classes)
+
+
+def pattern_for(call: Call) -> Pattern | None:
+    """The pattern whose family a call's layer belongs to; None if there is none."""
+    return next((pattern for pattern in all_patterns() if pattern.match(call)), None)

@@ -1,81 +1,150 @@
-"""What a backward pattern is."""
+r"""What a pattern is: BN folded backward into the layer before it.
+
+At inference BN is, for each channel c, y = a·x + b with
+
+    a = gamma / sqrt(moving_variance + epsilon)        b = beta - moving_mean·a
+
+and the layer before computes x = W*h + d per output channel, so
+
+    y = (a·W)*h + (a·d + b)        W' = a·W,  d' = a·d + b
+
+All in float64, rounded once to the dtype of the variable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from bnscope.bn import AnyArray, Array, ScaleShift
-from bnscope.graph import kinds
-from bnscope.graph.model import Call
+from bnscope.bn import Array, ScaleShift, scale_and_shift
+from bnscope.folding.reasons import Reason, Refusal
+from bnscope.graph import batchnorm, kinds
+from bnscope.graph.model import Call, Layer
+from bnscope.rewriting.edits import DropLayer, Edit, SetConfig, TransformWeights, Weights
 
-Weights = Mapping[str, AnyArray]
+Example = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place where a BN layer could be folded.
+
+    Args:
+        batch_norm: one of the calls of the BN layer.
+        producer: the call of the layer before it.
+    """
+
+    batch_norm: Call
+    producer: Call
 
 
 class Pattern:
-    """A family of layers that take BN into their kernel and bias.
+    """One family of layers that can take up a BN layer behind them.
+
+    The static methods `folds_*` and `refuses_*` are its examples: given the module `keras`,
+    they return a model whose BN layers are all folded, or whose last one is kept for the
+    reason that the method's name says.
 
     Attributes:
         kinds: the kinds of layers.
-        kernel: the name of the variable whose output channels are scaled.
+        kernel: the variable that is scaled along the output channels.
     """
 
     kinds: ClassVar[frozenset[str]]
     kernel: ClassVar[str] = "kernel"
 
-    def refuse(self, call: Call) -> tuple[str, str] | None:  # noqa: ARG002
-        """A reason code and its sentence if this very layer cannot take BN, else None."""
+    def match(self, call: Call) -> bool:
+        """Whether a call is of a layer of this family."""
+        return call.kind in self.kinds
+
+    def check(self, site: Site) -> Refusal | None:
+        """Why BN cannot be folded into a layer of this family; None if it can."""
+        return refuse_axis(site)
+
+    def rewrite(self, site: Site) -> tuple[Edit, ...]:
+        """The edits that fold BN into the layer."""
+        into = site.producer.layer.path
+        fold = partial(self.fold, site.batch_norm.layer)
+        return (
+            SetConfig(into, {"use_bias": True}),
+            TransformWeights(into, fold),
+            DropLayer(site.batch_norm.layer.path),
+        )
+
+    def scaled(self, kernel: npt.NDArray[Any], scale: Array) -> Array:
+        """The kernel with each output channel scaled, float64; channels are its last axis."""
+        return times(kernel, scale)
+
+    def fold(self, batch_norm: Layer, weights: Weights) -> Weights:
+        """The kernel and the bias with BN folded in."""
+        scale, shift = read(batch_norm)
+        bias = times(weights.get("bias", np.zeros_like(shift)), scale)
+        return {
+            self.kernel: self.scaled(weights[self.kernel], scale),
+            "bias": bias + shift,
+        }
+
+    @classmethod
+    def examples(cls, prefix: str) -> dict[str, Example]:
+        """The examples by name: `prefix` is "folds" or "refuses"."""
+        return {
+            name: getattr(cls, name) for name in vars(cls) if name.startswith(prefix + "_")
+        }
+
+
+def read(batch_norm: Layer) -> ScaleShift:
+    """The scale and shift of a BN layer, read now."""
+    state = batchnorm.state(batch_norm)
+    if state is None:  # the plan refuses such a layer
+        raise LookupError(f"{batch_norm.path} has no statistics")
+    return scale_and_shift(state)
+
+
+def times(values: npt.NDArray[Any], scale: Array) -> Array:
+    """`values · scale` in float64, as a new array."""
+    product: Array = np.multiply(values, scale, dtype=np.float64)
+    return product
+
+
+def refuse_axis(site: Site) -> Refusal | None:
+    """Refuses a BN layer over another axis than the layer's output channels."""
+    rank = site.producer.outputs[0].rank or kinds.tensor_rank(site.producer.kind)
+    axis = batchnorm.channel_axis(site.batch_norm.layer, rank)
+    wanted = kinds.output_channel_axis(site.producer)
+    if axis is not None and axis == wanted:
         return None
-
-    def output_channels(self, call: Call) -> int | None:
-        """The axis of the output, from the front, along which the kernel can scale."""
-        return kinds.output_channel_axis(call)
-
-    def scale_kernel(self, kernel: Array, scale: Array) -> Array:
-        """The kernel with each output channel scaled.
-
-        Args:
-            kernel: float64, in Keras's layout.
-            scale: float64, shape `(channels,)`.
-        """
-        return kernel * scale
-
-    def rewrite(self, weights: Weights, batch_norm: ScaleShift) -> dict[str, Array]:
-        """The weights of the layer that computes itself and BN behind it.
-
-        Args:
-            weights: the layer's variables by name.
-            batch_norm: BN as scale and shift, float64, shape `(channels,)`.
-
-        Returns:
-            All variables, float64; `bias` among them even if there was none.
-        """
-        scale, shift = batch_norm
-        folded = {name: np.asarray(value, np.float64) for name, value in weights.items()}
-        folded[self.kernel] = self.scale_kernel(folded[self.kernel], scale)
-        folded["bias"] = folded.get("bias", np.zeros_like(shift)) * scale + shift
-        return folded
-
-    def new_config(self, config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """What changes in the layer's configuration."""
-        return {"use_bias": True}
+    # Where neither is known from the front, both may count from the back: `axis=-1`, Dense.
+    if rank is None and wanted is None and batchnorm.axis(site.batch_norm.layer) == -1:
+        return None
+    written = site.batch_norm.config.get("axis", -1)
+    return Refusal(
+        Reason.AXIS_MISMATCH,
+        f"It normalizes axis {written}, and the channels of "
+        f"{kinds.describe(site.producer)} are on axis {'unknown' if wanted is None else wanted}.",
+    )
 
 
-def adds_bias_along_wrong_axis(call: Call) -> bool:
-    """Whether Keras on TensorFlow may add this layer's bias along its last axis.
+def refuse_misplaced_bias(site: Site) -> Refusal | None:
+    """Refuses `channels_first` where TensorFlow may add the bias along the wrong axis.
 
-    With `channels_first` and a last spatial size equal to the number of channels some layers
-    do (Conv2DTranspose, Conv3D, DepthwiseConv2D, SeparableConv1D).
+    Keras hands the sum of output and bias to `tf.nn.bias_add` and decides by the lengths of
+    the axes which is the channels' (keras/src/backend/tensorflow/numpy.py, `add`).
     """
-    if not kinds.is_channels_first(call.config):
-        return False
-    shape = call.outputs[0].shape
-    return shape is None or shape[-1] is None or shape[-1] == shape[1]
-
-
-BACKEND_BIAS = (
-    "backend-bias",
-    "TensorFlow adds its bias along the wrong axis (channels_first, columns = channels)",
-)
+    if not kinds.is_channels_first(site.producer.config):
+        return None
+    shape = site.producer.outputs[0].shape
+    channels = batchnorm.channels(site.batch_norm.layer)
+    last = None if shape is None else shape[-1]
+    if last is not None and channels is not None and last != channels:
+        return None
+    length = "may be" if last is None or channels is None else "is"
+    return Refusal(
+        Reason.BACKEND_BIAS,
+        f"The last axis of the output of {kinds.describe(site.producer)} {length} as long as "
+        "its channel axis, and there Keras on TensorFlow adds a bias along the wrong one.",
+    )

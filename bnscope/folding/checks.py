@@ -1,0 +1,188 @@
+"""What speaks against folding a BN layer, one check after the other.
+
+Each check is a function that returns a `Refusal`, or None if it has nothing against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+
+from bnscope.bn import scale_and_shift
+from bnscope.folding.patterns import pattern_for
+from bnscope.folding.reasons import Reason, Refusal
+from bnscope.folding.walk import (
+    Way,
+    is_in_training_mode,
+    refuse_noise,
+    refuse_other_consumers,
+)
+from bnscope.graph import batchnorm, kinds
+from bnscope.graph.model import Call, Graph, Layer
+from bnscope.rules.base import channel_list
+from bnscope.rules.invalid_statistics import InvalidStatistics
+
+_WRAPPERS = frozenset({"TimeDistributed", "Bidirectional", "RNN", "SpectralNormalization"})
+_PLAIN_POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
+_QUANTIZED_NAMES = ("int8", "int4", "float8", "gptq", "awq", "uint8")
+Check = Callable[[], Refusal | None]
+
+
+def first_refusal(checks: Iterable[Check]) -> Refusal | None:
+    """The first refusal of these checks, in order."""
+    for check in checks:
+        refusal = check()
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def refuse_layer(graph: Graph, layer: Layer) -> Refusal | None:
+    """What speaks against a BN layer itself, whatever feeds it."""
+    return first_refusal(
+        [
+            partial(_refuse_class, layer),
+            partial(_refuse_place, graph, layer),
+            partial(_refuse_calls, graph, layer),
+            partial(_refuse_statistics, graph, layer),
+        ]
+    )
+
+
+def _refuse_class(layer: Layer) -> Refusal | None:
+    if layer.kind in batchnorm.KINDS:
+        return None
+    return Refusal(
+        Reason.CUSTOM_LAYER,
+        f"Its class {layer.kind.removeprefix('custom.')} is not Keras's BatchNormalization.",
+    )
+
+
+def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
+    if graph.calls_of(layer):
+        return None
+    for part in graph.not_analysed:
+        if not part.layer or layer.path.startswith(part.layer + "/"):
+            where = f"{part.layer} is" if part.layer else "The model is"
+            return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
+    holder = next((other for other in graph.layers if layer in other.children), None)
+    if holder is not None and holder.is_custom:
+        return Refusal(
+            Reason.CUSTOM_LAYER,
+            f'It is inside {holder.kind.removeprefix("custom.")} "{holder.path}", and how '
+            "that uses it is not known.",
+        )
+    if holder is not None and holder.kind in _WRAPPERS:
+        return Refusal(
+            Reason.NO_LINEAR_NEIGHBOUR,
+            f'It is inside {holder.kind} "{holder.path}", where it has no layer before it.',
+        )
+    return Refusal(Reason.OPAQUE_GRAPH, "No call of it is found in the model.")
+
+
+def _refuse_calls(graph: Graph, layer: Layer) -> Refusal | None:
+    for call in graph.calls_of(layer):
+        if layer.trainable and is_in_training_mode(call):
+            return Refusal(
+                Reason.BAKED_TRAINING,
+                "It is called with training=True, so that it normalizes with the statistics "
+                "of each batch.",
+            )
+    return None
+
+
+def _refuse_statistics(graph: Graph, layer: Layer) -> Refusal | None:
+    if not graph.has_weights:
+        return None
+    state = batchnorm.state(layer)
+    if state is None:
+        return Refusal(Reason.INVALID_STATISTICS, "Its statistics cannot be read.")
+    problems = InvalidStatistics().check_state(state)
+    if problems:
+        worst = problems[0]
+        where = channel_list(worst.channels)
+        return Refusal(
+            Reason.INVALID_STATISTICS, f"{worst.statistic} is {worst.value:g} in {where}."
+        )
+    if not all(np.isfinite(values).all() for values in scale_and_shift(state)):
+        return Refusal(
+            Reason.INVALID_STATISTICS, "Its moving_variance and epsilon are both zero."
+        )
+    return None
+
+
+def refuse_way(graph: Graph, layer: Layer, way: Way) -> Refusal | None:
+    """What speaks against one way from the BN layer back to what feeds it."""
+    if way.producer is None:
+        return Refusal(
+            Reason.NO_LINEAR_NEIGHBOUR, f"{layer.path} normalizes an input of the model."
+        )
+    return first_refusal(
+        [
+            partial(_refuse_producer, graph, way.producer),
+            partial(refuse_noise, way),
+            partial(refuse_other_consumers, graph, way),
+        ]
+    )
+
+
+def _refuse_producer(graph: Graph, call: Call) -> Refusal | None:
+    layer, name = call.layer, kinds.describe(call)
+    if any(part.layer == layer.path for part in graph.not_analysed):
+        return Refusal(Reason.OPAQUE_GRAPH, f"{name} feeds it, whose inside is not known.")
+    if layer.is_custom:
+        return Refusal(
+            Reason.CUSTOM_LAYER,
+            f"{name} feeds it, a custom layer; its formula is not known.",
+        )
+    if pattern_for(call) is None:
+        return no_pattern(call)
+    return _refuse_weights(call) or _refuse_activation(call)
+
+
+def _refuse_weights(call: Call) -> Refusal | None:
+    if _is_quantized(call.layer):
+        return Refusal(
+            Reason.QUANTIZED_LAYER, f"The kernel of {kinds.describe(call)} is quantized."
+        )
+    if _has_lora(call.layer):
+        return Refusal(
+            Reason.LORA, f"{kinds.describe(call)} has LoRA weights that are not merged."
+        )
+    return None
+
+
+def _refuse_activation(call: Call) -> Refusal | None:
+    if kinds.is_linear_activation(call.config):
+        return None
+    activation = kinds.activation_name(call.config)
+    return Refusal(
+        Reason.NONLINEAR_PRODUCER,
+        f"{kinds.describe(call)} has the activation {activation} before BN.",
+    )
+
+
+def no_pattern(call: Call) -> Refusal:
+    """The refusal of a layer that no pattern can fold into."""
+    return Refusal(
+        Reason.NO_LINEAR_NEIGHBOUR,
+        f"{kinds.describe(call)} feeds it, which cannot take it up.",
+    )
+
+
+def _is_quantized(layer: Layer) -> bool:
+    policy = layer.config.get("dtype")
+    if isinstance(policy, dict):
+        if policy.get("class_name") not in _PLAIN_POLICIES:
+            return "Map" not in str(policy.get("class_name"))
+        policy = (policy.get("config") or {}).get("name")
+    return isinstance(policy, str) and policy.startswith(_QUANTIZED_NAMES)
+
+
+def _has_lora(layer: Layer) -> bool:
+    names = layer.variables
+    return bool(layer.config.get("lora_rank")) or any(
+        name.startswith("lora_") for name in names
+    )

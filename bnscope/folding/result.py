@@ -1,0 +1,131 @@
+"""Folding from end to end: load, plan, rewrite, verify."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bnscope.folding.plan import Plan, Verdict, make_plan
+from bnscope.rewriting.comparison import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """A folded model, with what was done to it and the proof that it is right.
+
+    Args:
+        model: the new Keras model, not compiled.
+        plan: what was decided for each BN layer.
+        verification: the comparison with the original.
+        parameters: number of parameters of the original and of the new model.
+    """
+
+    model: Any = field(repr=False)
+    plan: Plan
+    verification: Verification
+    parameters: tuple[int, int]
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict for each BN layer, in forward order."""
+        return self.plan.verdicts
+
+    @property
+    def max_error(self) -> float:
+        """The largest difference of an output, relative to that output's scale."""
+        return self.verification.max_error
+
+    @property
+    def tolerance(self) -> float:
+        """What `max_error` was allowed to be."""
+        return self.verification.tolerance
+
+    @property
+    def informative(self) -> bool:
+        """Whether every output varied with the inputs, so that an error would show."""
+        return not self.verification.notes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the verification could not show, in sentences."""
+        return self.verification.notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for JSON, without the model."""
+        before, after = self.parameters
+        return {
+            **self.plan.to_dict(),
+            "max_error": self.max_error,
+            "tolerance": self.tolerance,
+            "informative": self.informative,
+            "notes": list(self.notes),
+            "samples": self.verification.samples,
+            "parameters": {"before": before, "after": after},
+        }
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Saves the model: written beside, loaded again and compared, then moved.
+
+        Args:
+            path: where to; `.keras`, or `.h5` for the legacy format.
+            overwrite: whether an existing file may be replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputExistsError: if the file exists and `overwrite` is false.
+            BnscopeError: if the model cannot be saved there.
+        """
+        from bnscope.rewriting import files
+
+        return files.save(self.model, path, overwrite=overwrite)
+
+
+def fold(
+    model_or_path: Any,
+    *,
+    verify_data: Any = None,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> FoldResult:
+    """Folds Batch Normalization into the layers before it, in a new model.
+
+    Args:
+        model_or_path: a built Sequential or Functional `keras.Model`, or the path of a saved
+            one. It is not changed.
+        verify_data: samples to verify with: an array, a list of arrays in the order of the
+            inputs, or a mapping by input names, samples along the first axis. By default
+            random inputs with a fixed seed.
+        custom_objects: the user's classes and functions by name, to load a file.
+
+    Returns:
+        The result: `.model`, `.verdicts`, `.max_error`, `.tolerance`, `.plan`.
+
+    Raises:
+        UnreadableModelError: if the file is missing, damaged or no Keras model.
+        UnsupportedModelError: if the model cannot be loaded or made again.
+        VerificationError: if the folded model computes something else.
+        BnscopeError: if `verify_data` does not fit the model.
+    """
+    from bnscope.graph import live
+    from bnscope.rewriting.apply import check_rebuildable
+    from bnscope.rewriting.engine import rewrite
+
+    model = _model(model_or_path, custom_objects)
+    graph = live.read(model)
+    check_rebuildable(model)
+    plan = make_plan(graph)
+    rewritten = rewrite(model, plan.steps(), verify_data=verify_data, graph=graph)
+    parameters = (model.count_params(), rewritten.model.count_params())
+    return FoldResult(rewritten.model, plan, rewritten.verification, parameters)
+
+
+def _model(model_or_path: Any, custom_objects: Mapping[str, Any] | None) -> Any:
+    if not isinstance(model_or_path, (str, os.PathLike)):
+        return model_or_path
+    from bnscope.rewriting import files
+
+    return files.load(model_or_path, custom_objects)

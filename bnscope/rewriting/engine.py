@@ -1,0 +1,84 @@
+"""The one way in which a model is rewritten: apply the steps, compare, or find what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnscope.errors import VerificationError
+from bnscope.graph.model import Graph
+from bnscope.rewriting.apply import apply_edits
+from bnscope.rewriting.comparison import Verification
+from bnscope.rewriting.edits import Edit, Step
+from bnscope.rewriting.verify import Verifier, find_culprit
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A new model, and the proof that it computes what the original computes."""
+
+    model: Any
+    verification: Verification
+
+
+def rewrite(
+    model: Any,
+    steps: Sequence[Step],
+    *,
+    verify_data: Any = None,
+    graph: Graph | None = None,
+) -> Rewritten:
+    """Applies steps to a model and verifies the result through real inference.
+
+    Args:
+        model: a built Sequential or Functional model. It is not changed.
+        steps: what to change, in order.
+        verify_data: samples to verify with: an array, a list in the order of the inputs, or
+            a mapping by input names. None for random inputs with a fixed seed.
+        graph: the model's graph, where it is known already.
+
+    Returns:
+        The new model and its verification.
+
+    Raises:
+        VerificationError: if the new model computes something else; the message names the
+            worst output and the step that causes it.
+        UnsupportedModelError: if the model cannot be made again.
+        BnscopeError: if the data do not fit the model.
+    """
+    rewritten = apply_edits(model, _edits(steps))
+    verifier = Verifier(model, verify_data, graph)
+    verification = verifier.compare(rewritten)
+    if not verification.passed:
+        raise _failure(model, steps, verifier, verification)
+    return Rewritten(rewritten, verification)
+
+
+def _failure(
+    model: Any, steps: Sequence[Step], verifier: Verifier, verification: Verification
+) -> VerificationError:
+    if not verifier.repeats():
+        return VerificationError(
+            "The original model gives other outputs each time it is run, so nothing can be "
+            "verified.",
+            "Make it deterministic at inference.",
+        )
+
+    def fails(count: int) -> bool:
+        return not verifier.compare(apply_edits(model, _edits(steps[:count]))).passed
+
+    what = verification.difference
+    if not steps or fails(0):
+        return VerificationError(
+            f"{what}: the model cannot be made again from its configuration.",
+            "A layer holds something that its get_config() leaves out. Nothing was written.",
+        )
+    culprit = steps[find_culprit(len(steps), fails)]
+    return VerificationError(
+        f"{what}; {culprit.title} causes it.", "Nothing was returned or written."
+    )
+
+
+def _edits(steps: Sequence[Step]) -> list[Edit]:
+    return [edit for step in steps for edit in step.edits]

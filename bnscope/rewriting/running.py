@@ -1,0 +1,167 @@
+"""Running a model: real inference on real arrays, which leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.errors import VerificationError
+from bnscope.graph import kinds, live
+from bnscope.rewriting.copying import (
+    all_layers,
+    first_line,
+    state_variables,
+    to_numpy,
+)
+from bnscope.rewriting.inputs import Batch, numpy_dtype
+
+Array = npt.NDArray[Any]
+
+
+def run_model(
+    model: Any, batches: Sequence[Batch], dtypes: Sequence[str]
+) -> dict[str, Array]:
+    """The outputs of a model at inference, over all batches.
+
+    Args:
+        model: a Keras model. Its variables are left as they were.
+        batches: one array for each input, in each batch.
+        dtypes: the dtypes of the inputs.
+
+    Returns:
+        The outputs by name, samples along the first axis.
+
+    Raises:
+        VerificationError: if the model does not run on them.
+    """
+    import keras
+
+    collected: list[list[Array]] = []
+    with _unchanged(model), _accurate_device():
+        for batch in batches:
+            outputs = _call(model, batch, dtypes)
+            collected.append([to_numpy(y) for y in keras.tree.flatten(outputs)])
+    names = _output_names(model, len(collected[0]))
+    return {
+        name: np.concatenate([np.atleast_1d(values) for values in parts])
+        for name, parts in zip(names, zip(*collected, strict=True), strict=True)
+    }
+
+
+def _call(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:
+    tensors = [_tensor(array, dtype) for array, dtype in zip(batch, dtypes, strict=True)]
+    packed = _pack(model, tensors)
+    try:
+        return model(packed, training=False)
+    except Exception as error:
+        # The sizes that were tried may be ones that this network cannot take.
+        shapes = ", ".join(str(array.shape) for array in batch)
+        raise VerificationError(
+            f"The model does not run on inputs of shape {shapes}: {first_line(error)}.",
+            "Pass samples that it takes (verify_data, --data).",
+        ) from error
+
+
+def lowest_dtype(model: Any) -> str:
+    """The least precise floating dtype in which a layer of a model computes."""
+    found = {_compute_dtype(layer) for layer in all_layers(model)}
+    order = ("bfloat16", "float16", "float32", "float64")
+    return next((dtype for dtype in order if dtype in found), "float32")
+
+
+@contextmanager
+def _unchanged(model: Any) -> Iterator[None]:
+    """Puts the variables of a model back as they were: some layers count, or keep a state."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    state = [v for v in state_variables(model) if id(v) not in trained]
+    before = [(v, to_numpy(v).copy()) for v in state]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(
+                to_numpy(variable), value, equal_nan=value.dtype.kind == "f"
+            ):
+                variable.assign(value)
+
+
+def before_activations(model: Any) -> Any:
+    """A model with the same layers that returns what goes into the last ones.
+
+    Returns:
+        The model, with one output for each output of the given one whose layer has an
+        activation; None if there is none.
+    """
+    import keras
+
+    if not getattr(model, "outputs", None):
+        return None
+    found = []
+    for tensor in model.outputs:
+        operation, node, _ = tensor._keras_history  # noqa: SLF001
+        kind = live.kind_of(operation)
+        activated = kind in kinds.LINEAR and not kinds.is_linear_activation(
+            operation.get_config()
+        )
+        if activated or kind == "Activation" or kind in kinds.OUTPUT_ACTIVATIONS:
+            found.append(operation._inbound_nodes[node].input_tensors[0])  # noqa: SLF001
+    return keras.Model(model.inputs, found) if found else None
+
+
+def _output_names(model: Any, count: int) -> list[str]:
+    names = getattr(model, "output_names", None)
+    if names is None and getattr(model, "outputs", None):
+        names = [tensor._keras_history.operation.name for tensor in model.outputs]  # noqa: SLF001
+    if names is None or len(names) != count:
+        names = [f"output {index}" for index in range(count)]
+    unique: list[str] = []
+    for name in names:
+        unique.append(name if name not in unique else f"{name} ({names.index(name)})")
+    return unique
+
+
+def _pack(model: Any, tensors: Sequence[Any]) -> Any:
+    """The tensors in the structure in which the model takes its inputs."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        return tensors[0]
+    given = iter(tensors)
+    return keras.tree.map_structure(lambda _: next(given), model.input)
+
+
+def _tensor(array: Array, dtype: str) -> Any:
+    import keras
+
+    if dtype == "string":
+        return keras.ops.convert_to_tensor(array.astype(str), dtype="string")
+    return keras.ops.convert_to_tensor(array.astype(numpy_dtype(dtype)), dtype=dtype)
+
+
+def _compute_dtype(layer: Any) -> str:
+    try:
+        return str(layer.compute_dtype)
+    except AttributeError:
+        return "float32"
+
+
+def vocabulary(model: Any) -> list[str]:
+    """Words that layers of a model know, for inputs of text."""
+    words: list[str] = []
+    for layer in all_layers(model):
+        if hasattr(layer, "get_vocabulary"):
+            words += [str(word) for word in layer.get_vocabulary() if str(word).strip()]
+    return words[:1000]
+
+
+def _accurate_device() -> Any:
+    # On GPUs TensorFlow and JAX round the operands of float32 products to 10 bits.
+    import keras
+
+    if keras.backend.backend() in {"tensorflow", "jax"}:
+        return keras.device("cpu:0")
+    return nullcontext()

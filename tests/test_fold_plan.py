@@ -1,0 +1,460 @@
+"""The plan of a fold: which BN layers are folded, which are kept, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from bnscope.folding import Reason, make_plan
+from bnscope.folding.patterns import all_patterns
+from bnscope.graph import archive, live
+
+layers = keras.layers
+BN = layers.BatchNormalization
+
+
+class Scaled(layers.Layer):
+    """A custom layer."""
+
+    def call(self, inputs):
+        return 2.0 * inputs
+
+
+class OwnBatchNorm(BN):
+    """A custom BN."""
+
+
+class Holder(layers.Layer):
+    """A custom layer with a BN inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.bn = BN(name="bn")
+
+    def build(self, shape):
+        self.bn.build(shape)
+
+    def call(self, inputs):
+        return self.bn(inputs)
+
+
+class Subclassed(keras.Model):
+    """A model whose structure is in its `call`."""
+
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.dense = layers.Dense(3)
+        self.bn = BN(name="bn")
+
+    def call(self, inputs):
+        return self.bn(self.dense(inputs))
+
+
+def chain(*between, shape=(8, 8, 3)):
+    inputs = x = keras.Input(shape, name="image")
+    for layer in between:
+        x = layer(x)
+    return keras.Model(inputs, BN(name="bn")(x))
+
+
+def plan_of(model):
+    return make_plan(live.read(model))
+
+
+def verdict(model, name="bn"):
+    return next(v for v in plan_of(model).verdicts if v.layer.split("/")[-1] == name)
+
+
+def conv(**kwargs):
+    return layers.Conv2D(4, 3, name="conv", **kwargs)
+
+
+def with_training(value, **arguments):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, BN(name="bn", **arguments)(conv()(inputs), training=value))
+
+
+def active_dropout():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Dropout(0.5, name="drop")(conv()(inputs), training=True)
+    return keras.Model(inputs, BN(name="bn")(x))
+
+
+def baked_into_a_nested_call():
+    inner = keras.Sequential([keras.Input((8, 8, 3)), conv(), BN(name="bn")], name="inner")
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, inner(inputs, training=True))
+
+
+def also_used():
+    inputs = keras.Input((8, 8, 3))
+    x = conv()(inputs)
+    return keras.Model(inputs, layers.Add(name="add")([x, BN(name="bn")(x)]))
+
+
+def also_an_output():
+    inputs = keras.Input((8, 8, 3))
+    x = conv()(inputs)
+    return keras.Model(inputs, [x, BN(name="bn")(x)])
+
+
+def used_behind_the_dropout():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Dropout(0.2, name="drop")(conv()(inputs))
+    return keras.Model(inputs, [BN(name="bn")(x), layers.ReLU(name="relu")(x)])
+
+
+def shared_conv():
+    left, right = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    shared = conv()
+    return keras.Model([left, right], [BN(name="bn")(shared(left)), shared(right)])
+
+
+def shared_bn():
+    inputs = keras.Input((8, 8, 3))
+    bn = BN(name="bn")
+    one = bn(layers.Conv2D(4, 3, name="one")(inputs))
+    other = bn(layers.Conv2D(4, 3, name="other")(inputs))
+    return keras.Model(inputs, [one, other])
+
+
+def conv_shared_with_a_wrapper():
+    frames, image = keras.Input((2, 8, 8, 3)), keras.Input((8, 8, 3))
+    shared = conv()
+    wrapped = layers.TimeDistributed(shared, name="wrapper")(frames)
+    return keras.Model([frames, image], [wrapped, BN(name="bn")(shared(image))])
+
+
+def wrong_axis():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="conv")(inputs)
+    return keras.Model(inputs, BN(name="bn", axis=1)(x))
+
+
+def masked():
+    inputs = keras.Input((5, 3))
+    mask = keras.Input((5,), dtype="bool")
+    return keras.Model([inputs, mask], BN(name="bn")(layers.Dense(4)(inputs), mask=mask))
+
+
+def invalid(statistic, value):
+    model = chain(conv())
+    variable = getattr(model.get_layer("bn"), statistic)
+    values = np.ones(4, "float32")
+    values[2] = value
+    variable.assign(values)
+    return model
+
+
+def without_variance_and_epsilon():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, BN(name="bn", epsilon=0.0)(conv()(inputs)))
+    model.get_layer("bn").moving_variance.assign(np.zeros(4))
+    return model
+
+
+def quantized():
+    model = chain(layers.Dense(6, name="dense"), shape=(4,))
+    model.get_layer("dense").quantize("int8")
+    return model
+
+
+def with_lora():
+    model = chain(layers.Dense(6, name="dense"), shape=(4,))
+    model.get_layer("dense").enable_lora(2)
+    return model
+
+
+def built_subclass():
+    model = Subclassed()
+    model(np.zeros((1, 4), "float32"))
+    return model
+
+
+def nested_subclass():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, Subclassed()(inputs))
+
+
+def behind_a_subclassed_model():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, BN(name="outer")(Subclassed()(inputs)))
+
+
+def channels_first(cls, shape, **kwargs):
+    inputs = keras.Input(shape)
+    x = cls(kernel_size=3, padding="same", data_format="channels_first", **kwargs)(inputs)
+    return keras.Model(inputs, BN(axis=1, name="bn")(x))
+
+
+REFUSED = [
+    ("no-linear-neighbour", chain, "bn normalizes an input of the model."),
+    (
+        "no-linear-neighbour",
+        lambda: chain(conv(), layers.ReLU(name="relu")),
+        'ReLU "relu" feeds it, which cannot take it up.',
+    ),
+    (
+        "no-linear-neighbour",
+        lambda: chain(conv(), layers.Activation("relu", name="act")),
+        'Activation(relu) "act" feeds it, which cannot take it up.',
+    ),
+    (
+        "no-linear-neighbour",
+        lambda: chain(conv(), layers.MaxPooling2D(name="pool")),
+        'MaxPooling2D "pool" feeds it, which cannot take it up.',
+    ),
+    (
+        "no-linear-neighbour",
+        lambda: chain(layers.TimeDistributed(BN(name="inside"), name="td"), shape=(4, 3)),
+        'TimeDistributed "td" feeds it, which cannot take it up.',
+    ),
+    ("nonlinear-producer", lambda: chain(conv(activation="relu")), "the activation relu"),
+    ("multiple-consumers", also_used, 'of Conv2D "conv" is also used by Add "add".'),
+    ("multiple-consumers", also_an_output, "is also used by the model, as an output."),
+    ("multiple-consumers", used_behind_the_dropout, 'Dropout "drop" is also used by ReLU'),
+    ("shared-layer", shared_conv, "is called 2 times, and only 1 of these calls"),
+    ("shared-layer", shared_bn, "It is called 2 times, behind one and other."),
+    ("shared-layer", conv_shared_with_a_wrapper, "conv is also used inside wrapper."),
+    (
+        "axis-mismatch",
+        wrong_axis,
+        'It normalizes axis 1, and the channels of Conv2D "conv" are on axis 3.',
+    ),
+    ("baked-training", lambda: with_training(True), "called with training=True"),
+    ("baked-training", lambda: with_training(1), "called with training=True"),
+    ("baked-training", baked_into_a_nested_call, "called with training=True"),
+    ("baked-training", active_dropout, 'Dropout "drop" before it is called with training'),
+    ("invalid-statistics", lambda: invalid("gamma", np.nan), "gamma is nan in channel 2."),
+    ("invalid-statistics", lambda: invalid("beta", np.inf), "beta is inf in channel 2."),
+    ("invalid-statistics", lambda: invalid("moving_mean", np.nan), "moving_mean is nan"),
+    (
+        "invalid-statistics",
+        lambda: invalid("moving_variance", -0.5),
+        "moving_variance is -0.5 in channel 2.",
+    ),
+    ("invalid-statistics", without_variance_and_epsilon, "are both zero"),
+    ("custom-layer", lambda: chain(Scaled(name="own")), 'Scaled "own" feeds it'),
+    ("quantized-layer", quantized, 'The kernel of Dense "dense" is quantized.'),
+    ("lora", with_lora, 'Dense "dense" has LoRA weights'),
+    ("opaque-graph", built_subclass, "The model is not analysed: a subclassed model"),
+    ("opaque-graph", nested_subclass, "subclassed is not analysed: a subclassed model"),
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "build", "detail"),
+    REFUSED,
+    ids=[f"{r}-{i}" for i, (r, _, _) in enumerate(REFUSED)],
+)
+def test_what_cannot_be_folded_is_kept_with_its_reason(reason, build, detail):
+    model = build()
+    found = verdict(model)
+    assert (found.folded, found.into) == (False, None)
+    assert found.reason == reason
+    assert detail in found.detail
+    assert not plan_of(model).folds
+
+
+def test_a_custom_batch_norm_is_kept():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, OwnBatchNorm(name="bn")(conv()(inputs)))
+    found = verdict(model)
+    assert found.reason == "custom-layer"
+    assert found.detail == "Its class OwnBatchNorm is not Keras's BatchNormalization."
+
+
+def test_a_batch_norm_inside_a_custom_layer_is_kept():
+    model = keras.Sequential([keras.Input((8, 8, 3)), conv(), Holder(name="holder")])
+    found = verdict(model)
+    assert found.reason == "custom-layer"
+    assert found.detail.startswith('It is inside Holder "holder"')
+
+
+def test_a_batch_norm_inside_a_wrapper_is_kept():
+    inputs = keras.Input((5, 4))
+    x = layers.TimeDistributed(BN(name="bn"), name="td")(layers.Dense(3)(inputs))
+    found = verdict(keras.Model(inputs, x))
+    assert found.reason == "no-linear-neighbour"
+    assert found.detail.startswith('It is inside TimeDistributed "td"')
+
+
+def test_a_batch_norm_behind_a_subclassed_model_is_kept():
+    found = verdict(behind_a_subclassed_model(), "outer")
+    assert found.reason == "opaque-graph"
+
+
+@pytest.mark.parametrize(
+    ("cls", "shape", "kwargs"),
+    [
+        (layers.Conv2D, (3, 8, 6), {"filters": 6}),
+        (layers.Conv2D, (3, 8, None), {"filters": 6}),
+        (layers.Conv3D, (3, 4, 4, 6), {"filters": 6}),
+        (layers.DepthwiseConv2D, (6, 8, 6), {}),
+        (layers.SeparableConv1D, (3, 6), {"filters": 6}),
+        (layers.Conv2DTranspose, (3, 8, 6), {"filters": 6}),
+    ],
+)
+def test_a_bias_that_tensorflow_may_add_along_the_wrong_axis_is_not_made(
+    cls, shape, kwargs
+):
+    assert verdict(channels_first(cls, shape, **kwargs)).reason == "backend-bias"
+
+
+def test_channels_first_is_folded_where_the_axes_differ_in_length():
+    assert verdict(channels_first(layers.Conv2D, (3, 8, 8), filters=6)).folded
+
+
+def test_every_reason_has_a_test():
+    tested = {reason for reason, _, _ in REFUSED} | {"backend-bias"}
+    assert tested == {str(reason) for reason in Reason}
+
+
+def test_a_mask_only_matters_in_training_and_is_no_obstacle():
+    assert verdict(masked()).folded
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_inference_written_into_the_call_is_no_obstacle(value):
+    assert verdict(with_training(value)).folded
+
+
+def test_a_frozen_batch_norm_ignores_training_and_is_folded():
+    assert verdict(with_training(True, trainable=False)).folded
+
+
+PATTERN_EXAMPLES = [
+    pytest.param(pattern, name, id=f"{type(pattern).__name__}-{name}")
+    for pattern in all_patterns()
+    for name in [*pattern.examples("folds"), *pattern.examples("refuses")]
+]
+
+
+@pytest.mark.parametrize(("pattern", "name"), PATTERN_EXAMPLES)
+def test_the_examples_of_each_pattern_hold(pattern, name):
+    verdicts = plan_of(getattr(pattern, name)(keras)).verdicts
+    if name.startswith("folds_"):
+        assert [v.folded for v in verdicts] == [True]
+    else:
+        assert verdicts[-1].reason == name.removeprefix("refuses_").replace("_", "-")
+
+
+def test_each_kind_of_layer_belongs_to_one_pattern():
+    kinds = [kind for pattern in all_patterns() for kind in pattern.kinds]
+    assert len(kinds) == len(set(kinds))
+    assert all(pattern.examples("folds") for pattern in all_patterns())
+
+
+def test_the_way_leads_through_dropout_identity_and_linear_activations():
+    model = chain(
+        conv(activation="linear"),
+        layers.Dropout(0.3, name="drop"),
+        layers.SpatialDropout2D(0.3, name="spatial"),
+        layers.GaussianNoise(0.1, name="noise"),
+        layers.Activation("linear", name="linear"),
+        layers.Identity(name="same"),
+        layers.ActivityRegularization(l2=0.1, name="penalty"),
+    )
+    found = verdict(model)
+    assert found.folded
+    assert found.into == "conv"
+    assert found.through == ("drop", "spatial", "noise", "linear", "same", "penalty")
+    assert found.detail.startswith('Into Conv2D "conv" through Dropout "drop", ')
+
+
+def test_a_folded_batch_norm_lets_the_next_one_pass():
+    inputs = keras.Input((8, 8, 3))
+    x = BN(name="second")(
+        layers.Dropout(0.5, name="drop")(BN(name="first")(conv()(inputs)))
+    )
+    plan = plan_of(keras.Model(inputs, x))
+    assert [v.layer for v in plan.folded] == ["first", "second"]
+    assert [v.into for v in plan.verdicts] == ["conv", "conv"]
+    assert plan.verdicts[1].through == ("first", "drop")
+
+
+def test_a_kept_batch_norm_does_not_let_the_next_one_pass():
+    inputs = keras.Input((8, 8, 3))
+    x = BN(name="second")(BN(name="first")(conv(activation="relu")(inputs)))
+    plan = plan_of(keras.Model(inputs, x))
+    assert [v.reason for v in plan.verdicts] == [
+        "nonlinear-producer",
+        "no-linear-neighbour",
+    ]
+
+
+def test_a_layer_is_folded_across_the_borders_of_nested_models():
+    inner = keras.Sequential([keras.Input((8, 8, 3)), conv()], name="inner")
+    middle_in = keras.Input((8, 8, 3))
+    middle = keras.Model(middle_in, inner(middle_in), name="middle")
+    inputs = keras.Input((8, 8, 3))
+    found = verdict(keras.Model(inputs, BN(name="bn")(middle(inputs))))
+    assert (found.folded, found.into) == (True, "middle/inner/conv")
+
+
+def test_a_nested_model_that_is_called_twice_is_folded_if_all_calls_agree():
+    block = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3), BN(name="bn")], name="block"
+    )
+    left, right = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([left, right], layers.Add()([block(left), block(right)]))
+    assert verdict(model).folded
+
+
+def test_the_verdicts_are_ready_for_json_and_in_forward_order():
+    model = also_used()
+    dictionary = plan_of(model).to_dict()
+    assert dictionary["folded"] == 0
+    assert dictionary["kept"] == 1
+    assert dictionary["verdicts"] == [
+        {
+            "layer": "bn",
+            "folded": False,
+            "into": None,
+            "through": [],
+            "reason": "multiple-consumers",
+            "detail": 'The output of Conv2D "conv" is also used by Add "add".',
+        }
+    ]
+    assert type(dictionary["verdicts"][0]["reason"]) is str
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(
+    "build", [also_used, shared_conv, used_behind_the_dropout, shared_bn]
+)
+def test_a_file_is_planned_as_the_model_in_memory(tmp_path, build, suffix):
+    model = build()
+    path = tmp_path / f"model{suffix}"
+    model.save(path)
+    assert make_plan(archive.read(path)).verdicts == plan_of(model).verdicts
+
+
+def test_a_configuration_without_weights_is_planned_too(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text(chain(conv()).to_json())
+    assert make_plan(archive.read(path)).verdicts[0].folded
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("MobileNetV2", 0), ("DenseNet121", 62)],
+)
+def test_applications_are_folded_as_far_as_their_structure_allows(name, kept):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3))
+    plan = plan_of(model)
+    assert len(plan.kept) == kept
+    assert {v.reason for v in plan.kept} <= {"no-linear-neighbour"}
+
+
+def test_the_documentation_lists_every_reason_and_every_kind_of_layer():
+    page = (Path(__file__).parents[1] / "docs" / "fold.md").read_text("utf-8")
+    assert [str(reason) for reason in Reason if f"| `{reason}` |" not in page] == []
+    shown = {kind for p in all_patterns() for kind in p.kinds if hasattr(layers, kind)}
+    aliases = {
+        kind for kind in shown if kind.startswith(("Convolution", "SeparableConvolution"))
+    }
+    assert [kind for kind in sorted(shown - aliases) if f"`{kind}`" not in page] == []
