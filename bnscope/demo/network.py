@@ -9,7 +9,7 @@ DEFAULT_MOMENTUM = 0.99  # Keras's own default
 
 # filters, kernel size, stride, and whether max pooling follows
 CONVOLUTIONS = (
-    (96, 11, 4, False),
+    (96, 11, 4, True),
     (256, 5, 1, True),
     (384, 3, 1, False),
     (384, 3, 1, False),
