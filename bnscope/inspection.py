@@ -132,9 +132,7 @@ def _row(graph: Graph, layer: Layer, verdict: Verdict | None) -> BatchNormRow:
     state = batchnorm.state(layer)
     return BatchNormRow(
         layer=layer.path,
-        fed_by=tuple(
-            kinds.describe(graph.producer(call.inputs[0])) for call in calls if call.inputs
-        ),
+        fed_by=tuple(_fed_by(graph, layer)),
         feeds=tuple(_feeds(graph, layer)),
         channels=batchnorm.channels(layer),
         axis=batchnorm.axis(layer),
@@ -151,6 +149,17 @@ def _row(graph: Graph, layer: Layer, verdict: Verdict | None) -> BatchNormRow:
         reason=verdict.reason if verdict else None,
         detail=verdict.detail if verdict else "",
     )
+
+
+def _fed_by(graph: Graph, layer: Layer) -> Iterator[str]:
+    calls = graph.calls_of(layer)
+    for call in calls:
+        if call.inputs:
+            yield kinds.describe(graph.producer(call.inputs[0]))
+    if not calls:
+        outer = next((other for other in graph.layers if layer in other.children), None)
+        if outer is not None:
+            yield f'inside {outer.kind.removeprefix("custom.")} "{outer.path}"'
 
 
 def _feeds(graph: Graph, layer: Layer) -> Iterator[str]:

@@ -23,12 +23,19 @@ def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> 
     """A table without lines.
 
     Args:
-        columns: titles and how each is justified ("left", "right").
+        columns: titles and how each is justified ("left", "right"); no header if all titles
+            are empty.
         rows: one text a column.
     """
     from rich.table import Table as RichTable
 
-    made = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = RichTable(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+        show_header=any(title for title, _ in columns),
+    )
     for title, justify in columns:
         made.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:

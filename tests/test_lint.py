@@ -303,7 +303,8 @@ def test_inspect_shows_what_surrounds_each_bn(saved, run_cli):
     assert (row["folds_into"], row["reason"]) == ("first", None)
     low, high = row["gamma"]
     state = keras.saving.load_model(saved).get_layer("first_bn")
-    assert (low, high) == (float(min(state.gamma)), float(max(state.gamma)))
+    gamma = np.array(state.gamma)
+    assert (low, high) == (float(gamma.min()), float(gamma.max()))
     assert "first_bn" in run_cli("inspect", saved)[1]
 
 
@@ -312,3 +313,14 @@ def test_inspect_counts_dead_channels():
     model.get_layer("first_bn").moving_variance.assign([1e-9, 1.0, 2.0, 3.0])
     model.get_layer("second_bn").gamma.assign([0.0, -1.0, 1e-6, 1.0])
     assert [row.dead_channels for row in bnscope.inspect(model)] == [1, 2]
+
+
+def test_inspect_says_what_a_wrapped_bn_is_inside_of():
+    inputs = keras.Input((4, 6))
+    wrapped = layers.TimeDistributed(layers.BatchNormalization(name="bn"), name="steps")
+    (row,) = bnscope.inspect(keras.Model(inputs, layers.Dense(2)(wrapped(inputs))))
+    assert (row.layer, row.fed_by, row.calls) == (
+        "steps/bn",
+        ('inside TimeDistributed "steps"',),
+        0,
+    )

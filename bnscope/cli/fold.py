@@ -21,7 +21,9 @@ def add(commands: Commands[Parser]) -> None:
     """Adds the command to the parser."""
     parser = commands.add_parser("fold", help="fold BN into the layers before it")
     parser.add_argument("path", metavar="FILE", help=".keras or .h5")
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write: .keras, or .h5"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, run nothing"
     )
@@ -129,11 +131,8 @@ def _print(result: FoldResult, output: str) -> None:
         f"Verified: outputs differ by at most {result.max_error:.1e} of their scale "
         f"({result.tolerance:.1e} allowed)."
     )
-    if not result.informative:
-        _say(
-            "The outputs hardly vary with the random input they were compared on: verify on "
-            "data of your own with --data."
-        )
+    for note in result.notes:
+        _say(note)
     _say(f"Written to {output}, not compiled.")
 
 

@@ -54,8 +54,10 @@ def read(path: str | Path) -> Graph:
     try:
         with path.open("rb") as file:
             return _read(path, file)
-    except BnscopeError:
-        raise
+    except BnscopeError as error:
+        if str(path) in error.message:
+            raise
+        raise UnreadableModelError(f"{path}: {error.message}", error.hint) from None
     except IsADirectoryError:
         raise UnreadableModelError(f"{path} is a directory.", _EXPECTED) from None
     except FileNotFoundError:
