@@ -28,21 +28,23 @@ from bnscope.demo import alexnet, photo_crops
 BATCH_SIZE = 16
 
 
-def train(momentum: float, epochs: int, training: Any, validation: Any) -> tuple[Any, Any]:
-    """Builds and trains the network, watched by the monitor."""
+def train(momentum: float, epochs: int, training: Any, validation: Any) -> Any:
+    """Builds and trains the network, watched by bnscope."""
     keras.utils.set_random_seed(0)  # the same weights and order of the data in each run
     model = alexnet(momentum)
     model.compile("adam", loss="binary_crossentropy", metrics=["accuracy"])
-    monitor = BatchNormMonitor()  # give it a log_dir, and TensorBoard shows every BN layer
     model.fit(
         training.images,
         training.labels,
         batch_size=BATCH_SIZE,
         epochs=epochs,
         validation_data=(validation.images, validation.labels),
-        callbacks=[monitor],
+        # Alerts are printed as they are seen. With BatchNormMonitor("logs/alexnet")
+        # TensorBoard shows every BN layer over time.
+        callbacks=[BatchNormMonitor()],
+        verbose=2,
     )
-    return model, monitor
+    return model
 
 
 def main() -> None:
@@ -60,9 +62,7 @@ def main() -> None:
     accuracy = {}
     for momentum in (0.99, 0.9):
         print(f"\n2. Train it with momentum {momentum}\n")
-        model, monitor = train(momentum, epochs, training, validation)
-        for alert in monitor.alerts:
-            print(alert)
+        model = train(momentum, epochs, training, validation)
         accuracy[momentum] = model.history.history["val_accuracy"][-1]
 
     print("\n3. Validation accuracy\n")
@@ -75,7 +75,9 @@ def main() -> None:
     result = bnscope.fold(model)
     for verdict in result.verdicts:
         print(f"{verdict.layer:12} folded into {verdict.into}")
-    print(f"largest difference of the outputs, verified: {result.max_error:.1e}")
+    print(
+        f"largest difference of the outputs, verified: {result.max_error:.1e} of their scale"
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "folded.keras"

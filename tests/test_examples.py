@@ -56,6 +56,29 @@ def test_the_tabular_network_shows_its_faults_and_folds(tmp_path):
     assert largest_difference(output, "reloaded, on all 569 patients:") < 1e-5
 
 
+def test_the_tabular_network_is_the_published_one_layer_by_layer():
+    import keras
+
+    model = runpy.run_path(str(EXAMPLES / "tabular_mlp.py"))["build"]()
+    stage = ["Dense", "BatchNormalization", "Activation"]
+    hidden = [*stage, "Dropout"]
+    assert [type(x).__name__ for x in model.layers] == [*hidden, *hidden, *stage]
+    assert [x.units for x in model.layers[::4]] == [64, 64, 2]
+    assert [x.activation.__name__ for x in model.layers[2::4]] == [
+        "tanh",
+        "tanh",
+        "softmax",
+    ]
+    assert {x.rate for x in model.layers[3::4]} == {0.5}
+    default = keras.layers.BatchNormalization().get_config()
+    for dense, bn in zip(model.layers[::4], model.layers[1::4], strict=True):
+        config = dense.kernel_initializer.get_config()
+        assert (type(dense.kernel_initializer).__name__) == "RandomUniform"
+        assert (config["minval"], config["maxval"]) == (-0.05, 0.05)
+        assert dense.activation.__name__ == "linear"
+        assert bn.get_config() == {**default, "name": bn.name}
+
+
 def test_alexnet_shows_its_faults_and_folds(tmp_path):
     output = run("alexnet_photos.py", "--quick", cwd=tmp_path)
     for text in ("BN101 redundant-bias in 8 layers", "BN104 bn-at-output", "BN503"):

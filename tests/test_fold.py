@@ -631,6 +631,20 @@ def test_a_saved_model_is_folded_and_saved_again(tmp_path, suffix):
     assert error <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_batch_norm_at_the_output_is_saved_as_an_identity(tmp_path, policy):
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, dtype=policy), BN(name="bn", dtype=policy)]
+    )
+    fold(randomize(model)).save(tmp_path / "out.keras")
+    last = keras.models.load_model(tmp_path / "out.keras").layers[-1]
+    assert (type(last), last.name, last.dtype_policy.name) == (
+        layers.Identity,
+        "bn",
+        policy,
+    )
+
+
 def test_an_existing_file_is_only_replaced_when_that_is_said(tmp_path):
     result = fold(randomize(nested()))
     target = tmp_path / "out.keras"

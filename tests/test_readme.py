@@ -14,7 +14,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
+def test_the_python_of_the_readme_runs_and_prints_what_it_says(
+    tmp_path, monkeypatch, capsys
+):
     import keras
 
     keras.utils.clear_session()

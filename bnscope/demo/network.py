@@ -27,16 +27,21 @@ def alexnet(momentum: float = DEFAULT_MOMENTUM) -> Any:
     cancelled by it (BN101), and the output itself is normalized (BN104). They are part of
     the network as it was published, so they stay.
 
-    Tutorials of the time wrote it for Keras 1. Their spelling, and today's:
+    Tutorials of the time wrote it for Keras 1. What they wrote, and today's spelling:
 
-    | Keras 1                                              | Keras 3                         |
-    |------------------------------------------------------|---------------------------------|
-    | `from keras.layers.normalization import BatchNormalization` | `keras.layers.BatchNormalization` |
-    | `Convolution2D(96, 11, 11, subsample=(4, 4), border_mode='same')` | `Conv2D(96, 11, strides=4, padding="same")` |
-    | `MaxPooling2D(pool_size=(2, 2), border_mode='same')`   | `MaxPooling2D(2, padding="same")` |
-    | `input_shape=(100, 100, 3)` on the first layer         | `keras.Input((100, 100, 3))`      |
-    | `Dense(output_dim=2000, init='glorot_uniform')`        | `Dense(2000)`: the default initializer |
-    | `model.fit(x, y, nb_epoch=6, show_accuracy=True)`      | `metrics=["accuracy"]` in `compile`, `fit(x, y, epochs=6)` |
+        from keras.layers.normalization import BatchNormalization
+            -> keras.layers.BatchNormalization
+        Convolution2D(96, 11, 11, subsample=(4, 4), border_mode='same',
+                      input_shape=(100, 100, 3))
+            -> keras.Input((100, 100, 3)), then Conv2D(96, 11, strides=4, padding="same")
+        MaxPooling2D(pool_size=(2, 2), border_mode='same')
+            -> MaxPooling2D(2, padding="same")
+        Dense(2000, init='glorot_uniform')
+            -> Dense(2000, kernel_initializer="glorot_uniform"), which is the default
+        Adam(lr=0.001)
+            -> Adam(learning_rate=0.001), which is the default
+        model.fit(x, y, nb_epoch=6, show_accuracy=True)
+            -> model.compile(..., metrics=["accuracy"]), then model.fit(x, y, epochs=6)
 
     Args:
         momentum: momentum of every BN layer's moving statistics. Keras's default of 0.99

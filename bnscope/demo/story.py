@@ -105,7 +105,8 @@ def _fold(trained: Trained, data: Data, settings: Settings) -> None:
 
 
 def _heading(title: str, code: str = "") -> None:
-    _say(line(""), line((title, "bold"), "   ", (code, "dim")), line(""))
+    parts: list[str | tuple[str, str]] = ["   ", (code, "dim")] if code else []
+    _say(line(""), line((title, "bold"), *parts), line(""))
 
 
 def _say(*lines: Line) -> None:

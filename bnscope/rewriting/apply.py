@@ -190,7 +190,7 @@ class _Builder:
 
         if id(layer) not in self.made:
             self.made[id(layer)] = keras.layers.Identity(
-                name=layer.name, dtype=layer.dtype_policy, trainable=layer.trainable
+                name=layer.name, dtype=layer.dtype_policy.name, trainable=layer.trainable
             )
         return self.made[id(layer)]
 

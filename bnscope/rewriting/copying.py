@@ -15,6 +15,9 @@ from bnscope.errors import UnsupportedModelError
 from bnscope.graph import kinds, live
 from bnscope.rewriting.edits import Weights
 
+# Keras puts whole configurations into its messages.
+_LONGEST_LINE = 200
+
 
 def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
     """A new layer of the same class, not yet built.
@@ -142,9 +145,10 @@ def to_numpy(variable: Any) -> npt.NDArray[Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without its full stop."""
-    text = (str(error).splitlines() or [""])[0].rstrip(".")
-    return text or type(error).__name__
+    """The first line of an error's text that is not empty, without its full stop."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    text = next((line for line in lines if line), type(error).__name__)
+    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "..."
 
 
 def _costly_initializers(layer: Any, config: Mapping[str, Any]) -> list[str]:
