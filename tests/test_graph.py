@@ -338,10 +338,9 @@ def test_only_batch_norm_is_read_of_a_large_file(tmp_path, monkeypatch):
     model = sequential()
     model.save(tmp_path / "model.keras")
     read = []
-    original = hdf5.read_array
+    original = hdf5._read
     monkeypatch.setattr(
-        hdf5, "read_array", lambda data: read.append(data.name) or original(data)
+        hdf5, "_read", lambda data, *rest: read.append(data.shape) or original(data, *rest)
     )
     archive.read(tmp_path / "model.keras")
-    assert len(read) == 4
-    assert all("batch_normalization" in name for name in read)
+    assert read == [(4,)] * 4
