@@ -13,8 +13,22 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def run(script: str, *arguments: str, cwd: Path) -> str:
-    """Runs an example as a reader would, but elsewhere; gives what it prints."""
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example as a script, in an empty folder; gives what it prints."""
+
+    def run(script: str, *arguments: str) -> str:
+        path = str(EXAMPLES / script)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [path, *arguments])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def run_alone(script: str, *arguments: str, cwd: Path) -> str:
+    """Runs an example in a process of its own, as a reader would."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
         cwd=cwd,
@@ -25,7 +39,6 @@ def run(script: str, *arguments: str, cwd: Path) -> str:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert list(cwd.iterdir()) == []
     return done.stdout
 
 
@@ -40,15 +53,16 @@ def test_every_example_is_run_here():
     ] == []
 
 
-def test_what_bn_computes_agrees_with_keras_to_rounding(tmp_path):
-    output = run("what_bn_computes.py", cwd=tmp_path)
+def test_what_bn_computes_agrees_with_keras_to_rounding(run):
+    output = run("what_bn_computes.py")
     assert "All 11 agree to the rounding of float32" in output
     for line in ("training mode", "inference mode", "update of the moving variance"):
         assert re.search(rf"^{line} ", output, re.MULTILINE)
 
 
-def test_the_tabular_network_shows_its_faults_and_folds(tmp_path):
-    output = run("tabular_mlp.py", "--quick", cwd=tmp_path)
+def test_the_tabular_network_shows_its_faults_and_folds(run, tmp_path):
+    output = run("tabular_mlp.py", "--quick")
+    assert list(tmp_path.iterdir()) == []
     for text in ("BN101 redundant-bias in 3 layers", "BN104 bn-at-output", "BN503"):
         assert text in output
     assert output.count("folded into dense") == 3
@@ -79,8 +93,9 @@ def test_the_tabular_network_is_the_published_one_layer_by_layer():
         assert bn.get_config() == {**default, "name": bn.name}
 
 
-def test_alexnet_shows_its_faults_and_folds(tmp_path):
-    output = run("alexnet_photos.py", "--quick", cwd=tmp_path)
+def test_alexnet_shows_its_faults_and_folds(run, tmp_path):
+    output = run("alexnet_photos.py", "--quick")
+    assert list(tmp_path.iterdir()) == []
     for text in ("BN101 redundant-bias in 8 layers", "BN104 bn-at-output", "BN503"):
         assert text in output
     assert len(re.findall(r"_bn +folded into (conv|dense)\d", output)) == 8
@@ -89,7 +104,8 @@ def test_alexnet_shows_its_faults_and_folds(tmp_path):
 
 
 def test_folding_for_serving_keeps_the_outputs_through_every_format(tmp_path):
-    output = run("fold_for_serving.py", "--quick", cwd=tmp_path)
+    output = run_alone("fold_for_serving.py", "--quick", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
     assert len(re.findall(r"batch_normalization\w* +into (depthwise_)?conv2d", output)) == 6
     for name in ("folded", "folded, saved, reloaded", "folded, exported, served"):
         assert largest_difference(output, f"{name} +differs from the original by") < 1e-5
@@ -111,14 +127,11 @@ def served_model(tmp_path):
 
 
 def test_folding_for_serving_takes_a_model_of_yours_and_overwrites_nothing(
-    served_model, tmp_path, monkeypatch, capsys
+    run, served_model, tmp_path
 ):
-    script = str(EXAMPLES / "fold_for_serving.py")
-    arguments = [script, str(served_model), "--output", str(tmp_path / "made"), "--quick"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(script, run_name="__main__")
-    assert "into conv1d" in capsys.readouterr().out
+    arguments = ["fold_for_serving.py", str(served_model), "--output", "made", "--quick"]
+    assert "into conv1d" in run(*arguments)
     made = sorted(path.name for path in (tmp_path / "made").iterdir())
     assert made == ["folded", "folded.keras", "original"]
     with pytest.raises(SystemExit, match=r"folded\.keras exists\. Name another --output"):
-        runpy.run_path(script, run_name="__main__")
+        run(*arguments)

@@ -47,7 +47,7 @@ def doubled(weights):
 def test_transforms_of_a_layer_are_chained_without_rounding_between():
     third = TransformWeights("a", lambda w: {"kernel": w["kernel"] / np.float64(3.0)})
     back = TransformWeights("a", lambda w: {"kernel": w["kernel"] * 3.0})
-    kernel = np.array([1e-45, 0.1, 7.0], np.float32)
+    kernel = np.array([1e-30, 0.1, 7.0], np.float32)
     found = by_layer([third, back])["a"].transformed({"kernel": kernel})
     assert np.array_equal(found["kernel"].astype(np.float32), kernel)
     assert found["kernel"].dtype == np.float64

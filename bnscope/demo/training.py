@@ -64,6 +64,8 @@ def train(
     keras.utils.set_random_seed(settings.seed)
     model = alexnet(momentum)
     model.compile("adam", loss="binary_crossentropy", metrics=["accuracy"])
+    # Otherwise TensorFlow traces the training step twice, the first time for these variables.
+    model.optimizer.build(model.trainable_variables)
     monitor = BatchNormMonitor(str(log_dir))
     steps = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: on_step()  # noqa: ARG005  Keras names them
