@@ -27,12 +27,13 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-def run_alone(script: str, *arguments: str, cwd: Path) -> str:
+def run_alone(script: str, *arguments: str, cwd: Path, temporary: Path) -> str:
     """Runs an example in a process of its own, as a reader would."""
+    environment = {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -104,8 +105,11 @@ def test_alexnet_shows_its_faults_and_folds(run, tmp_path):
 
 
 def test_folding_for_serving_keeps_the_outputs_through_every_format(tmp_path):
-    output = run_alone("fold_for_serving.py", "--quick", cwd=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    output = run_alone("fold_for_serving.py", "--quick", cwd=here, temporary=temporary)
+    assert list(here.iterdir()) == []
     assert len(re.findall(r"batch_normalization\w* +into (depthwise_)?conv2d", output)) == 6
     for name in ("folded", "folded, saved, reloaded", "folded, exported, served"):
         assert largest_difference(output, f"{name} +differs from the original by") < 1e-5

@@ -673,6 +673,19 @@ def test_a_place_where_nothing_can_be_written_gives_one_error(tmp_path, name, me
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_a_file_that_does_not_load_as_it_was_saved_is_not_left_behind(tmp_path):
+    class Forgetting(layers.Dense):
+        def save_own_variables(self, store):
+            store["0"] = np.zeros(self.kernel.shape)
+            store["1"] = np.zeros(self.bias.shape)
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), BN(), Forgetting(2)])
+    result = fold(randomize(model))
+    with pytest.raises(VerificationError, match="not the same when it is loaded again"):
+        result.save(tmp_path / "out.keras")
+    assert not list(tmp_path.iterdir())
+
+
 def test_python_code_in_a_file_is_never_run(tmp_path):
     model = keras.Sequential(
         [

@@ -243,6 +243,26 @@ def test_a_keras_2_functional_configuration_is_read(tmp_path):
     assert len(graph.calls[3].inputs) == 2
 
 
+def test_calls_of_nested_models_are_counted_from_one_in_keras_2(tmp_path):
+    config = keras_2_config()
+    conv, bn = config["config"]["layers"][1:3]
+    conv["config"]["batch_input_shape"] = [None, 8, 8, 3]
+    inner = {
+        "class_name": "Sequential",
+        "name": "inner",
+        "config": {"name": "inner", "layers": [conv]},
+        "inbound_nodes": [[["in", 0, 0, {}]]],
+    }
+    bn["inbound_nodes"] = [[["inner", 1, 0, {}]]]
+    first = config["config"]["layers"][0]
+    config["config"]["layers"] = [first, inner, bn]
+    config["config"]["output_layers"] = [["bn", 0, 0]]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(config))
+    graph = archive.read(path)
+    assert [call.layer.path for call in graph.calls] == ["inner/conv", "bn"]
+
+
 def test_a_keras_2_sequential_list_is_read(tmp_path):
     config = keras_2_config()["config"]["layers"][1:4]
     config[0]["config"]["batch_input_shape"] = [None, 8, 8, 3]

@@ -7,6 +7,7 @@ Three dialects: Keras 3 (`__keras_tensor__` objects in `args` and `kwargs`), Ker
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -180,12 +181,31 @@ def _functional(config: Config, layers: list[Any], specs: list[LayerSpec]) -> Mo
     nodes = [
         node for obj, spec in zip(layers, specs, strict=True) for node in _nodes(obj, spec)
     ]
+    outputs = _ends(config["output_layers"], {})
+    _count_from_one(nodes, outputs)
     return ModelSpec(
         layers=specs,
         nodes=nodes,
         inputs=_ends(config["input_layers"], {spec.name: spec for spec in specs}),
-        outputs=_ends(config["output_layers"], {}),
+        outputs=outputs,
     )
+
+
+def _count_from_one(nodes: list[NodeSpec], outputs: list[Reference]) -> None:
+    """Gives the calls of nested models the numbers by which Keras 2 refers to them.
+
+    From 2.3 on it counted from 1: call 0 is the one that a nested model was made with, which is
+    not written down.
+    """
+    used: dict[Any, int] = {}
+    for reference in [*outputs, *(found for node in nodes for found in node.references())]:
+        name, index, _ = reference.key
+        used[name] = max(used.get(name, 0), index)
+    counts = Counter(node.layer.name for node in nodes)
+    for node in nodes:
+        name = node.layer.name
+        if node.layer.model is not None and used.get(name, 0) == counts[name]:
+            node.key = (name, node.key[1] + 1)
 
 
 def _nodes(obj: Config, spec: LayerSpec) -> list[NodeSpec]:
