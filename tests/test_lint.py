@@ -324,3 +324,24 @@ def test_inspect_says_what_a_wrapped_bn_is_inside_of():
         ('inside TimeDistributed "steps"',),
         0,
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"text", "cannot be read as .npz"),
+        (b"PK\x03\x04", "as .npz"),
+    ],
+)
+def test_data_to_verify_on_that_cannot_be_read_is_one_line(
+    content, message, saved, tmp_path, run_cli
+):
+    path = tmp_path / "x.npz"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = run_cli("fold", saved, "-o", tmp_path / "out.keras", "--data", path)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"bnscope: error: .*\.\n", err.splitlines(keepends=True)[-1])
+    assert message in err
+    assert not (tmp_path / "out.keras").exists()

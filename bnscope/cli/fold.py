@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import zipfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -112,14 +113,18 @@ def _import(module: str) -> None:
 def _read_data(path: str) -> Any:
     import numpy as np
 
+    if not os.path.exists(path):  # noqa: PTH110
+        raise BnscopeError(f"{path} does not exist.", "Check the path.")
+    unreadable = BnscopeError(
+        f"{path} cannot be read as .npz.", "Write it with numpy.savez(path, x=x)."
+    )
+    if not zipfile.is_zipfile(path):
+        raise unreadable
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise BnscopeError(
-            f"{path} cannot be read as .npz: {error}.",
-            "Write it with numpy.savez(path, x=x).",
-        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise unreadable from error
     return arrays.get("x", arrays)
 
 

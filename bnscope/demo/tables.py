@@ -35,6 +35,7 @@ def print_comparison(
         [f"{step} steps", *_state(cold, epoch, step), *_state(warm, epoch, step)]
         for epoch, step in enumerate(steps)
     )
+    emit([line("")], stream)
     _print(stream, table(columns, rows))
     emit(_comparison_lines(cold, warm), stream)
 
@@ -90,7 +91,7 @@ def print_times(stream: TextIO, times: Mapping[int, tuple[float, ...]]) -> None:
         for batch, (before, after) in times.items()
     )
     title = "Time of a prediction, medians, the two models taking turns:"
-    emit([line(title), line("")], stream)
+    emit([line(""), line(title), line("")], stream)
     _print(stream, table(columns, rows))
 
 

@@ -174,6 +174,8 @@ def _shape(shape: Any) -> Shape | None:
 
 
 def _config(layer: Any) -> dict[str, Any]:
+    if hasattr(layer, "layers"):
+        return {}  # a model's holds those of all its layers again
     try:
         config = layer.get_config()
     except Exception:  # noqa: BLE001  a user's class may raise anything; it stays opaque
