@@ -1,10 +1,14 @@
 """What BatchNormMonitor costs: time inside the callback over the time of a training step.
 
 Two networks: ResNet50 on 32x32 images and a net of four convolutions (16, 32, 64 and 64
-filters, each with BN and ReLU), both with batch 32. The time inside the callback is counted
-once the step's result is ready, so that it does not contain the wait for the step itself.
-Fits with and without the monitor alternate, and the whole-run difference is printed beside
-with its spread. Run by hand: `python benchmarks/monitor.py`.
+filters, each with BN, ReLU and pooling), both with batch 32 and the monitor's default cadence,
+writing events. The time inside the callback is counted once the step's result is ready, so
+that it does not contain the wait for the step itself, and is averaged over logged and other
+steps. What is paid once a fit or once an epoch is printed beside it.
+
+The whole-run ratio compares wall time from the first step to the end of training, everything
+included. Each watched fit stands between two plain ones; the ratio of these two is the noise
+of the machine. Run by hand: `python benchmarks/monitor.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,8 @@ from keras import layers
 from bnscope.callbacks import BatchNormMonitor
 
 BATCH = 32
+# The first calls of a fit fill caches.
+WARM_UP = 20
 
 
 def four_convolutions() -> Any:
@@ -48,44 +55,91 @@ def resnet50() -> Any:
 
 
 class Timer(keras.callbacks.Callback):  # type: ignore[misc]
-    """Times each step and, around another callback, the time inside it."""
+    """Times each step and, around another callback, the time inside it, in seconds."""
 
     def __init__(self, inner: Any = None) -> None:
         super().__init__()
         self.inner = inner
-        self.inside: list[float] = []
         self.steps: list[float] = []
-        self._begin = 0.0
-
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
-        if self.inner:
-            self.inner.set_model(model)
-
-    def set_params(self, params: Any) -> None:
-        super().set_params(params)
-        if self.inner:
-            self.inner.set_params(params)
+        self.inside: list[float] = []
+        self.at_begin = self.at_epoch_end = self.whole_run = 0.0
+        self._step_begin = self._run_begin = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self.inner:
-            self.inner.on_train_begin(logs)
+        if self.inner is not None:
+            self.inner.set_params(self.params)
+            self.inner.set_model(self.model)
+            self.at_begin = seconds(self.inner.on_train_begin)
+        self._run_begin = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._begin = time.perf_counter()
+        self._step_begin = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # The optimizer's counter is assigned last: reading it waits for the step.
+        # The optimizer's counter is a result of the step: reading it waits for the step.
         int(self.model.optimizer.iterations)
-        ready = time.perf_counter()
-        self.steps.append(ready - self._begin)
-        if self.inner:
-            self.inner.on_train_batch_end(batch, logs)
-            self.inside.append(time.perf_counter() - ready)
+        self.steps.append(time.perf_counter() - self._step_begin)
+        if self.inner is not None:
+            self.inside.append(seconds(lambda: self.inner.on_train_batch_end(batch, logs)))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.inner is not None:
+            self.at_epoch_end = seconds(lambda: self.inner.on_epoch_end(epoch, logs))
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self.inner:
+        if self.inner is not None:
             self.inner.on_train_end(logs)
+        self.whole_run = time.perf_counter() - self._run_begin
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+@dataclass
+class Costs:
+    """What one round measured of a network, appended round by round."""
+
+    step: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+    at_begin: list[float] = field(default_factory=list)
+    at_epoch_end: list[float] = field(default_factory=list)
+    whole_run: list[float] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+
+    def add(self, before: Timer, watched: Timer, after: Timer) -> None:
+        step = statistics.median(before.steps[1:] + after.steps[1:])
+        self.step.append(step)
+        self.share.append(statistics.fmean(watched.inside[WARM_UP:]) / step)
+        self.at_begin.append(watched.at_begin)
+        self.at_epoch_end.append(watched.at_epoch_end)
+        plain = (before.whole_run + after.whole_run) / 2
+        self.whole_run.append(watched.whole_run / plain)
+        self.noise.append(after.whole_run / before.whole_run)
+
+    def report(self, name: str, limit: float) -> None:
+        share = statistics.median(self.share)
+        verdict = "within" if share < limit else "OVER"
+        print(f"{name} (medians of {len(self.step)} rounds; least to most in brackets)")
+        print(f"  training step             {spread(self.step, 1e3, 'ms')}")
+        print(
+            f"  inside the callback       {spread(self.share, 100, '% of a step', 3)}, "
+            f"{verdict} {limit:.1%}"
+        )
+        print(f"  once a fit, at its start  {spread(self.at_begin, 1e3, 'ms')}")
+        print(f"  once an epoch, at its end {spread(self.at_epoch_end, 1e3, 'ms')}")
+        print(f"  whole run, with / without {spread(self.whole_run, 1, 'x', 3)}")
+        print(f"  whole run, without twice  {spread(self.noise, 1, 'x', 3)}")
+
+
+def spread(values: list[float], factor: float, unit: str, digits: int = 1) -> str:
+    median, least, most = (
+        f"{value * factor:.{digits}f}"
+        for value in (statistics.median(values), min(values), max(values))
+    )
+    return f"{median} {unit} ({least} to {most})"
 
 
 def measure(
@@ -96,33 +150,20 @@ def measure(
     y = rng.integers(0, 10, BATCH * steps)
     model = build()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    fit(model, x[: BATCH * 12], y[: BATCH * 12], None)  # traces the step
-    shares, differences, step_times = [], [], []
+    costs = Costs()
     with tempfile.TemporaryDirectory() as folder:
+        # Traces the step, and imports what writing events needs.
+        fit(
+            model,
+            x[: BATCH * 12],
+            y[: BATCH * 12],
+            BatchNormMonitor(Path(folder) / "trace"),
+        )
         for index in range(rounds):
-            plain = fit(model, x, y, None)
-            log_dir = Path(folder) / str(index)
-            watched = fit(model, x, y, BatchNormMonitor(log_dir, alerts=True))
-            step = statistics.median(plain.steps[1:])
-            step_times.append(step)
-            # The first logged step compiles nothing, but fills caches: left out.
-            inside = watched.inside[20:]
-            shares.append(sum(inside) / len(inside) / step)
-            differences.append(
-                statistics.fmean(watched.steps) / statistics.fmean(plain.steps)
-            )
-    share = statistics.median(shares)
-    print(
-        f"{name}: step {statistics.median(step_times) * 1e3:.1f} ms (median of {rounds} runs)"
-    )
-    print(
-        f"  inside the callback: {share:.2%} of a step "
-        f"({min(shares):.2%} to {max(shares):.2%}; at most {limit:.1%})"
-    )
-    print(
-        f"  whole run with / without: {statistics.median(differences):.3f} "
-        f"({min(differences):.3f} to {max(differences):.3f})"
-    )
+            before = fit(model, x, y, None)
+            watched = fit(model, x, y, BatchNormMonitor(Path(folder) / str(index)))
+            costs.add(before, watched, fit(model, x, y, None))
+    costs.report(name, limit)
 
 
 def fit(model: Any, x: Any, y: Any, monitor: Any) -> Timer:
@@ -134,8 +175,12 @@ def fit(model: Any, x: Any, y: Any, monitor: Any) -> Timer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--steps", type=int, default=100, help=f"a fit; more than {WARM_UP}"
+    )
     options = parser.parse_args()
+    if options.steps <= WARM_UP or options.rounds < 1:
+        parser.error(f"--steps must be more than {WARM_UP}, and --rounds at least 1")
     measure("four convolutions", four_convolutions, options.steps, options.rounds, 0.01)
     measure("ResNet50", resnet50, options.steps, options.rounds, 0.005)
 

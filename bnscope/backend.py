@@ -1,8 +1,12 @@
-"""The one adapter to the backends: reading many variables at once."""
+"""The one adapter to the backends: reading many variables at once, and a quiet start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,3 +69,29 @@ def needs_synchronization() -> bool:
     import keras
 
     return bool(keras.backend.backend() == "jax")
+
+
+def import_keras_quietly() -> None:
+    """Imports Keras without the notes that TensorFlow prints on stderr as it starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _stderr_held_back():
+        import keras  # noqa: F401
+
+
+@contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Holds back what is written to the file descriptor; shows it if there is an error."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        saved = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

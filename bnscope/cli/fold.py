@@ -90,10 +90,12 @@ def _fold(options: argparse.Namespace) -> FoldResult:
     for module in options.modules:
         _import(module)
     data = _read_data(options.data) if options.data else None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from rich.console import Console
 
+    from bnscope.backend import import_keras_quietly
+
     with Console(stderr=True).status(f"Folding {options.path} ..."):
+        import_keras_quietly()
         from bnscope.folding import fold
 
         return fold(options.path, verify_data=data)

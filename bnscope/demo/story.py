@@ -18,9 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bnscope.backend import import_keras_quietly
 from bnscope.demo import tables
 from bnscope.demo.network import DEFAULT_MOMENTUM, alexnet
-from bnscope.demo.requirements import import_keras_quietly
 from bnscope.demo.settings import Settings
 from bnscope.demo.timing import inference_times
 from bnscope.demo.training import Data, Trained, load_data, train
