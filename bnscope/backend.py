@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bnscope.errors import BnscopeError
+
 FlatRead = Callable[[], npt.NDArray[np.floating[Any]]]
 
 
@@ -72,10 +74,20 @@ def needs_synchronization() -> bool:
 
 
 def import_keras_quietly() -> None:
-    """Imports Keras without the notes that TensorFlow prints on stderr as it starts."""
+    """Imports Keras without the notes that TensorFlow prints on stderr as it starts.
+
+    Raises:
+        BnscopeError: if Keras, or the backend it is set to, is not installed.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _stderr_held_back():
-        import keras  # noqa: F401
+    try:
+        with _stderr_held_back():
+            import keras  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BnscopeError(
+            f"This needs Keras and a backend, and {error.name} is not installed.",
+            'Run: pip install "bnscope[tensorflow]"',
+        ) from error
 
 
 @contextmanager

@@ -85,3 +85,29 @@ def test_no_submodule_hides_a_public_function():
         """
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_folding_without_keras_says_what_to_install(tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    path = tmp_path / "model.keras"
+    model.save(path)
+    result = run(
+        f"""
+        import sys
+
+        class Absent:
+            def find_spec(self, name, path=None, target=None):
+                if name == "keras":
+                    raise ModuleNotFoundError("No module named 'keras'", name="keras")
+
+        sys.meta_path.insert(0, Absent())
+        from bnscope.cli import main
+        assert main(["fold", {str(path)!r}, "-o", {str(tmp_path / "out.keras")!r}]) == 2
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    assert "keras is not installed" in result.stderr
+    assert "bnscope[tensorflow]" in result.stderr
+    assert "Traceback" not in result.stderr
