@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -192,15 +192,18 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def _read_ahead(self) -> None:
         """Reads now, if the next call is to be logged."""
         if self._is_due(self._step, self._step + self._steps_per_call()):
-            self._before = (self._step, self._read())
+            self._before = (self._step, self._current(Reader.read_moving))
 
     def _read(self) -> Array:
         """The variables of the tracked layers now, shape `(4, channels)`."""
+        return self._current(Reader.read)
+
+    def _current(self, read: Callable[[Reader, int], Array]) -> Array:
         if self._reader is None:
             raise RuntimeError("nothing is read before the layers are known")
         if backend.needs_synchronization():
             _ = self.model  # brings the running state into the variables
-        return self._reader.read(self._step)[:, self._columns]
+        return read(self._reader, self._step)[:, self._columns]
 
     def _is_due(self, earlier: int, later: int) -> bool:
         """Whether a step to be logged lies behind `earlier` and not behind `later`."""

@@ -7,11 +7,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from bnscope.backend import FlatRead, flat_reader
 from bnscope.bn import Array
 from bnscope.graph import batchnorm, live
 from bnscope.graph.model import Graph, Layer
-from bnscope.statistics.layout import VARIABLES, Layout, Status
+from bnscope.statistics.layout import MOVING, VARIABLES, Layout, Status
 
 _HALF = frozenset({"float16", "bfloat16"})
 
@@ -29,10 +31,12 @@ class Reader:
         built = [layer for layer in batchnorm.batch_norms(self.graph) if layer.variables]
         self.layout = make_layout(self.graph, built, replicas=_replicas(model))
         variables = [
-            getattr(layers[self.layout.paths[index]], VARIABLES[row])
+            (row, getattr(layers[self.layout.paths[index]], VARIABLES[row]))
             for row, index in self.layout.positions()
         ]
-        self._read: FlatRead = flat_reader(variables)
+        self._read: FlatRead = flat_reader([variable for _, variable in variables])
+        moving = [variable for row, variable in variables if VARIABLES[row] in MOVING]
+        self._read_moving: FlatRead = flat_reader(moving)
         self._step: int | None = None
         self._values: Array | None = None
 
@@ -43,9 +47,13 @@ class Reader:
             self._step = step
         return self._values
 
-    def forget(self) -> None:
-        """Reads anew next time, whatever the step: somebody changed the variables."""
-        self._values = None
+    def read_moving(self, step: int) -> Array:
+        """The same with only the moving values, in half the time; gamma and beta are NaN."""
+        if self._values is not None and step == self._step:
+            return self._values
+        values = np.full((len(VARIABLES), self.layout.channels), np.nan)
+        values[-len(MOVING) :] = self._read_moving().reshape(len(MOVING), -1)
+        return values
 
 
 _readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()

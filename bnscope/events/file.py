@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,29 @@ class EventFile:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bnscope-events")
         self._pending: deque[Future[None]] = deque()
         self._event = Event
-        self.add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        first = Event(wall_time=time.time(), file_version="brain.Event:2")
+        self.add(lambda: first)
 
-    def summary(self, step: int, summary: Any) -> None:
+    def summary(self, step: int, make: Callable[[], Any]) -> None:
         """Adds a summary at a step; it is on disk a moment later.
+
+        Args:
+            step: the step.
+            make: makes the summary, in the background, out of values that do not change.
 
         Raises:
             OSError: if an earlier record could not be written.
         """
-        self.add(self._event(wall_time=time.time(), step=step, summary=summary))
+        now = time.time()
+        self.add(lambda: self._event(wall_time=now, step=step, summary=make()))
 
-    def add(self, event: Any) -> None:
-        """Adds an event."""
+    def add(self, make: Callable[[], Any]) -> None:
+        """Adds an event, which is made in the background."""
         while self._pending and (
             self._pending[0].done() or len(self._pending) > _MOST_PENDING
         ):
             self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._write, event))
+        self._pending.append(self._thread.submit(self._write, make))
 
     def close(self) -> None:
         """Writes what is left and closes the file.
@@ -74,8 +81,8 @@ class EventFile:
             self._pending.clear()
             self._file.close()
 
-    def _write(self, event: Any) -> None:
-        self._records.write(event.SerializeToString())
+    def _write(self, make: Callable[[], Any]) -> None:
+        self._records.write(make().SerializeToString())
         self._file.flush()
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} was removed")

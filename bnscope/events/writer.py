@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +40,35 @@ class RunWriter:
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
         self._write(
-            step, self._json(schema.START, record), _text("bnscope/start_text", text)
+            step,
+            lambda: [self._json(schema.START, record), _text("bnscope/start_text", text)],
         )
 
     def record(self, step: int, summary: Array, fields: Array) -> None:
         """The statistics of one logged step."""
         self._write(
             step,
-            self._tensor(schema.STATISTICS_TAG, summary),
-            self._tensor(schema.LAYERS, fields),
+            lambda: [
+                self._tensor(schema.STATISTICS_TAG, summary),
+                self._tensor(schema.LAYERS, fields),
+            ],
         )
 
     def channels(self, step: int, variables: npt.NDArray[Any]) -> None:
         """The variables of every channel, shape `(4, channels)`."""
-        self._write(step, self._tensor(schema.CHANNELS, variables))
+        self._write(step, lambda: [self._tensor(schema.CHANNELS, variables)])
 
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
-        self._write(step, self._json(schema.ALERT, record), _text("bnscope/alerts", text))
+        self._write(
+            step, lambda: [self._json(schema.ALERT, record), _text("bnscope/alerts", text)]
+        )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars for the standard dashboard."""
-        self._write(step, *(protos.scalar(tag, value) for tag, value in values.items()))
+        self._write(
+            step, lambda: [protos.scalar(tag, value) for tag, value in values.items()]
+        )
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""
@@ -69,7 +76,8 @@ class RunWriter:
 
         finite = {tag: data[np.isfinite(data)] for tag, data in values.items()}
         self._write(
-            step, *(histogram_pb(tag, data) for tag, data in finite.items() if data.size)
+            step,
+            lambda: [histogram_pb(tag, data) for tag, data in finite.items() if data.size],
         )
 
     def close(self) -> None:
@@ -80,12 +88,9 @@ class RunWriter:
         """
         self._file.close()
 
-    def _write(self, step: int, *summaries: Any) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [value for summary in summaries for value in summary.value]
-        if values:
-            self._file.summary(step, Summary(value=values))
+    def _write(self, step: int, make: Callable[[], list[Any]]) -> None:
+        """Adds one event; what is in it is made in the background."""
+        self._file.summary(step, lambda: _joined(make()))
 
     def _tensor(self, tag: str, values: npt.NDArray[Any]) -> Any:
         return protos.tensor(tag, values, self._content_for(tag))
@@ -98,6 +103,12 @@ class RunWriter:
         content = b"" if tag in self._described else self._content
         self._described.add(tag)
         return content
+
+
+def _joined(summaries: list[Any]) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[value for summary in summaries for value in summary.value])
 
 
 def _text(tag: str, text: str) -> Any:

@@ -15,6 +15,8 @@ from bnscope.bn import Array, BatchNormState
 
 # Read from the model, a row each.
 VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
+# The last of them: what every BN layer has, and what mini-batch statistics are told from.
+MOVING = ("moving_mean", "moving_variance")
 # What is kept of each channel at a logged step: what was read, and what follows from it.
 STATISTICS = (
     *VARIABLES,
