@@ -86,8 +86,8 @@ def write_run(tmp_path, layout, rng, steps):
         after = variables(rng, layout)
         values = channel_statistics(layout, variables(rng, layout), after, 1)
         summaries.append(summarize(layout, values).astype(np.float32))
-        writer.record(step, summaries[-1], layer_fields(layout, after, after, 1))
-        writer.scalars(step, {"batch_norm/x": float(step)})
+        fields = layer_fields(layout, after, after, 1)
+        writer.record(step, summaries[-1], fields, {"batch_norm/x": float(step)})
     writer.channels(steps, after)
     writer.histograms(
         steps, {"batch_norm/gamma": after[0], "batch_norm/none": after[0] * np.nan}

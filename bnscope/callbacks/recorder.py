@@ -98,8 +98,7 @@ class Recorder:
         self.run.add(Record(step, summary.astype(np.float32), fields.astype(np.float32)))
         if self._writer is not None:
             scalars = self._scalars(step, values, summary, fields, warm)
-            self._guarded(lambda writer: writer.record(step, summary, fields))
-            self._guarded(lambda writer: writer.scalars(step, scalars))
+            self._guarded(lambda writer: writer.record(step, summary, fields, scalars))
 
     def channels(self, step: int, values: Array) -> None:
         """Records the variables of every channel, shape `(4, channels)`."""

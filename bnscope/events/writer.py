@@ -44,13 +44,16 @@ class RunWriter:
             lambda: [self._json(schema.START, record), _text("bnscope/start_text", text)],
         )
 
-    def record(self, step: int, summary: Array, fields: Array) -> None:
-        """The statistics of one logged step."""
+    def record(
+        self, step: int, summary: Array, fields: Array, scalars: Mapping[str, float]
+    ) -> None:
+        """The statistics of one logged step, and scalars for the standard dashboard."""
         self._write(
             step,
             lambda: [
                 self._tensor(schema.STATISTICS_TAG, summary),
                 self._tensor(schema.LAYERS, fields),
+                *(protos.scalar(tag, value) for tag, value in scalars.items()),
             ],
         )
 
@@ -62,12 +65,6 @@ class RunWriter:
         """One alert, for machines and for people."""
         self._write(
             step, lambda: [self._json(schema.ALERT, record), _text("bnscope/alerts", text)]
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars for the standard dashboard."""
-        self._write(
-            step, lambda: [protos.scalar(tag, value) for tag, value in values.items()]
         )
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
