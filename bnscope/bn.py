@@ -31,6 +31,8 @@ DEAD_SHARE_OF_EPSILON = 0.1
 DEAD_GAMMA = 1e-4
 # Rounding of one float32 value, relative.
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+# Below it float32 loses digits, or all of them where subnormal numbers are flushed to zero.
+FLOAT32_TINY = float(np.finfo(np.float32).tiny) / FLOAT32_EPSILON
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,10 @@ def recovery_error(
 ) -> Array:
     """A bound on the rounding error of `batch_from_moving` for float32 variables.
 
-    Keras rounds the momentum, both products and the sum to float32: at most two units of
-    rounding of the larger moving value for each update, which the inversion divides by
-    `1 - m**K`.
+    Keras rounds the momentum and `1 - momentum`, both products and the sum to float32, half a
+    unit each: `eps * (|m * old| + |new - m * old| + |new| / 2)`, which the inversion divides by
+    `1 - m**K`. With K updates the values between are not known; the bound takes them to be no
+    larger than these.
 
     Args:
         old: moving value before, shape `(channels,)`.
@@ -149,11 +152,11 @@ def recovery_error(
     Returns:
         The bound in the units of the values, float64 of shape `(channels,)`.
     """
-    size = np.maximum(
-        np.abs(np.asarray(old, np.float64)), np.abs(np.asarray(new, np.float64))
-    )
-    lost = 1.0 - np.asarray(momentum, np.float64) ** updates
-    return np.asarray(2.0 * updates * FLOAT32_EPSILON * size / lost)
+    kept = np.asarray(momentum, np.float64) ** updates
+    new = np.asarray(new, np.float64)
+    part = kept * np.asarray(old, np.float64)
+    size = np.abs(part) + np.abs(new - part) + 0.5 * np.abs(new) + FLOAT32_TINY
+    return np.asarray(updates * FLOAT32_EPSILON * size / (1.0 - kept))
 
 
 def initial_share(momentum: float, updates: int) -> float:

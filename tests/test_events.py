@@ -92,7 +92,7 @@ def write_run(tmp_path, layout, rng, steps):
     writer.histograms(
         steps, {"batch_norm/gamma": after[0], "batch_norm/none": after[0] * np.nan}
     )
-    writer.alert(steps, {"code": "BN304", "value": float("inf")}, "an alert")
+    writer.alert(steps, {"code": "BN304", "step": steps, "value": float("inf")}, "an alert")
     writer.close()
     return summaries
 
@@ -102,7 +102,7 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path, layout, rng):
     run = read(tmp_path)
     assert (run.layers, run.widths) == (layout.paths, layout.widths)
     np.testing.assert_array_equal(run.statistics, np.stack(summaries).astype(np.float64))
-    assert run.alerts == [{"code": "BN304", "value": "Infinity"}]
+    assert run.alerts == [{"code": "BN304", "step": 6, "value": "Infinity"}]
     assert run.starts[0]["bad"] == "NaN"
     assert run.channels("b/bn", "beta").shape == (1, 7)
     assert read(tmp_path / "bnscope").steps[-1] == 6
@@ -118,6 +118,29 @@ def test_a_truncated_file_gives_what_it_still_holds(tmp_path, layout, rng):
         found.add(len(read(tmp_path).steps))
     assert max(found) == 6
     assert len(found) > 1
+
+
+def test_a_run_begun_anew_takes_the_place_of_what_lies_behind_its_start(
+    tmp_path, layout, rng
+):
+    write_run(tmp_path, layout, rng, 6)
+    again = write_run(tmp_path, layout, rng, 4)
+    run = read(tmp_path)
+    assert list(run.steps) == [1, 2, 3, 4]
+    assert (len(run.channel_steps), len(run.alerts)) == (1, 1)
+    np.testing.assert_array_equal(run.statistics, np.stack(again).astype(np.float64))
+
+
+def test_another_model_in_the_same_directory_takes_the_place_of_the_first(
+    tmp_path, layout, rng
+):
+    write_run(tmp_path, layout, rng, 6)
+    other = Layout(("z",), (3,), (0.9,), (1e-3,), (Status.EXACT,), (True,), (True,))
+    write_run(tmp_path, other, rng, 2)
+    run = read(tmp_path)
+    assert (run.layers, list(run.steps), len(run.starts)) == (("z",), [1, 2], 1)
+    assert run.statistics.shape[:2] == (2, 1)
+    assert run.channels("z", "gamma").shape == (1, 3)
 
 
 def test_a_later_version_and_an_empty_directory_are_refused(
@@ -151,7 +174,9 @@ def test_memory_stays_bounded_and_extremes_survive(monkeypatch):
         summary[..., 9:11] = -5.0 if step == 777 else 0.0
         run.add(Record(step, summary, np.zeros((1, len(FIELDS)))))
     assert len(run.steps) <= 8
-    assert run.statistic("a", "gamma", "since_min").min() == -5.0
+    found = run.statistic("a", "gamma", "since_min")
+    # In the record that covers step 777, which is the first at or behind it.
+    assert list(np.flatnonzero(found == -5.0)) == [np.searchsorted(run.steps, 777)]
 
 
 def test_names_that_do_not_exist_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from bnscope.bn import batch_from_moving, recovery_error, update_moving
 from bnscope.callbacks import BatchNormMonitor
 from bnscope.errors import BnscopeError
 from bnscope.events import read
-from bnscope.statistics.channels import FIELDS
+from bnscope.statistics.channels import FIELDS, STATUSES
 
 BATCH = 16
 
@@ -96,6 +97,19 @@ def test_the_error_bound_holds_and_is_no_wild_guess(momentum, ratio, rng):
         assert bound.max() < 300 * error.max()
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.5, 0.9, 0.99, 0.999])
+def test_the_error_bound_holds_where_the_moving_value_changes_its_sign(momentum, rng):
+    # Then both products of the update are larger than what they add up to.
+    one = np.float32
+    old = -np.exp(rng.normal(size=200_000)).astype(one)
+    batch = np.exp(rng.normal(size=200_000)) * (1 + momentum) / (1 - momentum)
+    batch = batch.astype(one)
+    new = old * one(momentum) + batch * one(1 - momentum)
+    share = np.abs(batch_from_moving(old, new, momentum) - batch)
+    share /= recovery_error(old, new, momentum)
+    assert 0.2 < share.max() <= 1
+
+
 def test_the_moving_average_is_inverted_exactly(rng):
     old, batch = rng.normal(size=7), rng.normal(size=7)
     np.testing.assert_allclose(
@@ -164,6 +178,72 @@ def test_layers_whose_batches_cannot_be_told_are_marked(rng):
     for layer, value in status.items():
         known = np.isfinite(history.statistic(layer, "batch_mean"))
         assert known.all() if value == "exact" else not known.any()
+
+
+def test_a_layer_deep_in_a_wrapper_is_marked_too(rng):
+    inner = keras.Sequential([keras.Input((6,)), layers.BatchNormalization(name="bn")])
+    inputs = keras.Input((4, 6))
+    timed = layers.TimeDistributed(inner)(inputs)
+    made = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(timed)))
+    made.compile("sgd", "mse")
+    monitor = BatchNormMonitor(update_freq=1)
+    fit(made, monitor, rng.normal(size=(32, 4, 6)), rng.normal(size=(32, 1)))
+    assert monitor._recorder.layout.statuses == ("time-distributed",)
+
+
+class Partly(keras.Model):
+    """Its first BN is told not to train, as a frozen backbone is."""
+
+    def __init__(self):
+        super().__init__()
+        self.still = layers.BatchNormalization(name="still")
+        self.moving = layers.BatchNormalization(name="moving")
+        self.head = layers.Dense(1)
+
+    def call(self, x, training=None):
+        x = self.moving(self.still(x, training=False), training=training)
+        return self.head(x)
+
+
+def test_a_layer_whose_averages_stand_still_is_not_shown_with_a_batch(rng):
+    made = Partly()
+    made.compile(keras.optimizers.SGD(1e-3), "mse")
+    monitor = BatchNormMonitor(update_freq=2)
+    fit(made, monitor, *data(rng))
+    history = monitor.history
+    assert np.isnan(history.statistic("still", "batch_mean")).all()
+    assert np.isfinite(history.statistic("moving", "batch_mean")).all()
+    assert (field(history, "still", "updates") == 0).all()
+    assert {STATUSES[int(each)] for each in field(history, "still", "status")} == {
+        "unchanged"
+    }
+    assert (field(history, "moving", "updates") == 1).all()
+
+
+class Whitening(keras.layers.Layer):
+    """BN by its variables only: its attributes have other names."""
+
+    def build(self, shape):
+        for attribute, name, value in (
+            ("mean", "moving_mean", "zeros"),
+            ("square", "moving_variance", "ones"),
+        ):
+            weight = self.add_weight(
+                name=name, shape=(shape[-1],), initializer=value, trainable=False
+            )
+            setattr(self, attribute, weight)
+
+    def call(self, x):
+        return (x - self.mean) / (self.square + 1e-3) ** 0.5
+
+
+def test_a_normalization_with_attributes_of_its_own_is_watched(rng):
+    made = keras.Sequential([keras.Input((6,)), Whitening(name="own"), layers.Dense(1)])
+    made.compile("sgd", "mse")
+    monitor = BatchNormMonitor(update_freq=5)
+    fit(made, monitor, *data(rng))
+    assert monitor.history.layers == ("own",)
+    assert (monitor.history.statistic("own", "moving_variance") == 1).all()
 
 
 def test_the_model_is_trained_as_without_the_monitor(rng):
@@ -239,6 +319,34 @@ def test_the_first_layer_that_went_bad_is_named_with_channel_and_step(rng):
     assert np.isfinite(monitor.history.statistic("inner", "moving_mean", "q50")[3])
 
 
+def test_readings_are_counted_not_layers(rng):
+    x, y = data(rng)
+    spoil = Spoil(4, inner=("moving_mean", 2, np.nan), on_input=("moving_mean", 5, np.nan))
+    monitor = BatchNormMonitor(update_freq=1)
+    model(0.9).fit(x, y, batch_size=BATCH, callbacks=[spoil, monitor], verbose=0)
+    assert [(a.code, a.count) for a in monitor.alerts] == [("BN501", 7)]  # steps 4 to 10
+
+
+def test_channels_that_die_one_by_one_are_told_at_each_doubling(rng):
+    class Kill(keras.callbacks.Callback):
+        count = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            variance = self.model.get_layer("inner").moving_variance
+            values = np.array(variance)
+            values[: self.count] = 1e-9
+            variance.assign(values)
+            self.count += 1
+
+    x, y = data(rng)
+    monitor = BatchNormMonitor(update_freq=1)
+    model(0.9).fit(x, y, batch_size=BATCH, callbacks=[Kill(), monitor], verbose=0)
+    told = [
+        (a.step, a.channel, len(a.channels)) for a in monitor.alerts if a.layer == "inner"
+    ]
+    assert told == [(2, 0, 1), (3, 1, 2), (5, 2, 4), (9, 4, 8)]
+
+
 def test_a_collapsed_channel_is_named_and_a_second_one_too(rng):
     x, y = data(rng)
     x[:, 4] = 7.0  # a constant column: its variance decays from 1 to 0
@@ -303,6 +411,67 @@ def test_a_layer_frozen_between_two_fits_is_marked(rng):
     known = np.isfinite(monitor.history.statistic("inner", "batch_mean"))
     assert known[:10].all()
     assert not known[10:].any()
+
+
+def test_a_log_directory_without_meaning_ends_nothing(rng, capsys):
+    fit(model(), BatchNormMonitor("logs\0"), *data(rng))
+    assert "embedded null byte); training goes on" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_ends_nothing(rng, capsys, monkeypatch):
+    def fail(*_):
+        raise TypeError("no such node")
+
+    monkeypatch.setattr("bnscope.graph.live.read", fail)
+    monitor = BatchNormMonitor()
+    fit(model(), monitor, *data(rng))
+    assert not monitor.history.layers
+    assert "the model cannot be watched (no such node)" in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_nothing(rng, tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monitor = BatchNormMonitor(tmp_path, update_freq=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, most))
+    try:
+        fit(model(), monitor, *data(rng), epochs=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert len(monitor.history.steps) == 30
+    assert 0 < len(read(tmp_path).steps) < 30
+    out = capsys.readouterr().out
+    assert out.count("no events are written") == 1
+    assert "the events are incomplete" in out
+
+
+def test_what_thinning_held_back_is_recorded_at_the_end(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr("bnscope.callbacks.recorder.MAX_RECORDS", 4)
+    monkeypatch.setattr("bnscope.callbacks.recorder.MAX_CHANNEL_RECORDS", 2)
+    monitor = BatchNormMonitor(tmp_path, update_freq=1)
+    fit(model(), monitor, *data(rng), epochs=3)
+    run = read(tmp_path)
+    for found in (run, monitor.history):
+        assert (found.steps[-1], found.channel_steps[-1]) == (30, 30)
+    assert len(run.steps) < 15
+
+
+def test_values_beyond_float32_make_no_noise(rng):
+    class Explode(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.get_layer("inner").moving_variance.assign(np.full(8, 3e38))
+
+    x, y = data(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        model(0.999).fit(
+            x,
+            y,
+            batch_size=BATCH,
+            callbacks=[Explode(), BatchNormMonitor(update_freq=1)],
+            verbose=0,
+        )
 
 
 def test_a_log_directory_that_cannot_be_written_ends_nothing(rng, tmp_path, capsys):

@@ -16,6 +16,9 @@ from bnscope.rules.collapsed_variance import CollapsedVariance
 from bnscope.rules.nan_statistics import NanStatistics
 from bnscope.statistics.layout import Layout, Status
 
+# Not updated, or more often than once a step.
+_OTHER_COUNT = frozenset({Status.FROZEN, Status.TIME_DISTRIBUTED, Status.SHARED})
+
 
 @dataclass(slots=True)
 class Alert:
@@ -102,12 +105,15 @@ class Watch:
         """BN501 for the first layer, in forward order, that went bad at this step."""
         rule = NanStatistics()
         fresh = []
+        known: dict[int, Alert] = {}  # one alert stands for all layers that it came with
         for index in layers:
-            known = self._seen.get((rule.code, self.layout.paths[index]))
-            if known is None:
+            alert = self._seen.get((rule.code, self.layout.paths[index]))
+            if alert is None:
                 fresh.append(index)
             else:
-                known.count += 1
+                known[id(alert)] = alert
+        for alert in known.values():
+            alert.count += 1
         if not fresh:
             return
         problem = rule.check_state(self.layout.state(values, fresh[0]))[0]
@@ -117,7 +123,11 @@ class Watch:
         yield alert
 
     def collapsed(self, step: int, values: Array, layers: list[int]) -> Iterator[Alert]:
-        """BN304 for each layer with channels that were not named before."""
+        """BN304 for each layer with channels that were not named before.
+
+        Channels often die one after another: of a layer that was named already only a doubling
+        of their number is news.
+        """
         rule = CollapsedVariance()
         for index in layers:
             key = (rule.code, self.layout.paths[index])
@@ -125,9 +135,13 @@ class Watch:
             if key in self._seen:
                 self._seen[key].count += 1
             for problem in rule.check_state(self.layout.state(values, index)):
-                if not named.issuperset(problem.channels):
-                    named.update(problem.channels)
-                    yield self.add(rule, problem, key[1], step)
+                fresh = [channel for channel in problem.channels if channel not in named]
+                if fresh and len(fresh) >= len(named):
+                    named.update(fresh)
+                    alert = self.add(rule, problem, key[1], step)
+                    alert.channel = fresh[0]
+                    alert.value = float(values[3, self.layout.part(index)][fresh[0]])
+                    yield alert
 
     def validation(self, step: int, updates: int, skip: frozenset[str]) -> Iterator[Alert]:
         """BN503 if validation starts with cold statistics.
@@ -142,7 +156,7 @@ class Watch:
         for path, momentum, status in zip(
             self.layout.paths, self.layout.momentum, self.layout.statuses, strict=True
         ):
-            if path in skip or status in {Status.FROZEN, Status.TIME_DISTRIBUTED}:
+            if path in skip or status in _OTHER_COUNT:
                 continue
             problem = rule.check_updates(momentum, updates)
             if problem is not None:

@@ -99,7 +99,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._counter = self._optimizer_count()
         self._unbuilt = not self.model.built
         if not self._unbuilt:
-            self._begin()
+            self._try_to_begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
@@ -107,7 +107,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         updates = self._count_updates()
         self._step += updates
         if self._unbuilt:  # the first step has built it
-            self._begin()
+            self._try_to_begin()
             self._unbuilt = False
         elif self._reader is not None:
             if self._is_due(self._step - updates, self._step):
@@ -136,6 +136,14 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if repeated:
             say(f"alerts, and at how many readings: {', '.join(repeated)}")
 
+    def _try_to_begin(self) -> None:
+        """Finds the BN layers; whatever a model makes that raise, training goes on."""
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001
+            self._reader = None
+            say(f"the model cannot be watched ({error}); training goes on")
+
     def _begin(self) -> None:
         """Finds the BN layers."""
         reader = reader_for(self.model, fresh=True)
@@ -144,9 +152,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             which = "" if self.layers is None else f" whose path matches {self.layers}"
             say(f"the model has no BN layer{which}; there is nothing to watch")
             return
-        self._reader = reader
         layout = _narrow(reader.layout, chosen)
         self._columns = np.concatenate([np.r_[reader.layout.part(i)] for i in chosen])
+        self._reader = reader
         if self._recorder is None or self._recorder.layout.paths != layout.paths:
             self._recorder = Recorder(layout, self.log_dir, details=self.layers is not None)
             self._warm = frozenset() if self._unbuilt else self._warm_layers(layout)

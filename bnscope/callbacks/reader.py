@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,10 +28,13 @@ class Reader:
     def __init__(self, model: Any) -> None:
         layers = live.keras_layers(model)
         self.graph: Graph = live.read(model)
-        built = [layer for layer in batchnorm.batch_norms(self.graph) if layer.variables]
+        built = [
+            layer for layer in batchnorm.batch_norms(self.graph) if _is_readable(layer)
+        ]
         self.layout = make_layout(self.graph, built, replicas=_replicas(model))
+        found = {path: _variables(layers[path]) for path in self.layout.paths}
         variables = [
-            (row, getattr(layers[self.layout.paths[index]], VARIABLES[row]))
+            (row, found[self.layout.paths[index]][VARIABLES[row]])
             for row, index in self.layout.positions()
         ]
         self._read: FlatRead = flat_reader([variable for _, variable in variables])
@@ -68,12 +71,15 @@ def reader_for(model: Any, *, fresh: bool = False) -> Reader:
 
 def make_layout(graph: Graph, layers: Sequence[Layer], *, replicas: int = 1) -> Layout:
     """The layout of some BN layers of a graph."""
+    parents = {child.path: each for each in graph.layers for child in each.children}
     return Layout(
         paths=tuple(layer.path for layer in layers),
         widths=tuple(batchnorm.channels(layer) or 0 for layer in layers),
         momentum=tuple(batchnorm.momentum(layer) for layer in layers),
         epsilon=tuple(batchnorm.epsilon(layer) for layer in layers),
-        statuses=tuple(_status(graph, layer, replicas) for layer in layers),
+        statuses=tuple(
+            _status(graph, [layer, *_around(parents, layer)], replicas) for layer in layers
+        ),
         has_gamma=tuple("gamma" in layer.variables for layer in layers),
         has_beta=tuple("beta" in layer.variables for layer in layers),
     )
@@ -88,19 +94,45 @@ def select(paths: Iterable[str], globs: Sequence[str] | None) -> list[int]:
     ]
 
 
-def _status(graph: Graph, layer: Layer, replicas: int) -> Status:
-    """Whether a layer's mini-batch statistics can be told from its moving values."""
-    parent = next((other for other in graph.layers if layer in other.children), None)
+def _is_readable(layer: Layer) -> bool:
+    """Whether a layer has what is read of it: vectors, one value a channel."""
+    width = batchnorm.channels(layer)
+    if not width or not {"moving_mean", "moving_variance"} <= set(layer.variables):
+        return False
+    return all(
+        layer.variables[name].shape == (width,)
+        for name in VARIABLES
+        if name in layer.variables
+    )
+
+
+def _variables(layer: Any) -> dict[str, Any]:
+    """A Keras layer's own variables by name; its attributes may have other names."""
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]  # noqa: SLF001
+    return {variable.name: variable for variable in own}
+
+
+def _status(graph: Graph, nest: Sequence[Layer], replicas: int) -> Status:
+    """Whether the mini-batch statistics of `nest[0]` can be told from its moving values."""
+    layer, *around = nest
     tests = (
         (Status.FROZEN, not layer.trainable),
-        (Status.TIME_DISTRIBUTED, parent is not None and parent.kind == "TimeDistributed"),
-        (Status.SHARED, len(graph.calls_of(parent or layer)) > 1),
+        (Status.TIME_DISTRIBUTED, any(each.kind == "TimeDistributed" for each in around)),
+        (Status.SHARED, any(len(graph.calls_of(each)) > 1 for each in nest)),
         (Status.RENORM, bool(layer.config.get("renorm"))),
         (Status.HALF_PRECISION, layer.variables["moving_mean"].dtype in _HALF),
         (Status.MOMENTUM, not 0.0 <= batchnorm.momentum(layer) < 1.0),
         (Status.REPLICAS, replicas > 1),
     )
     return next((status for status, holds in tests if holds), Status.EXACT)
+
+
+def _around(parents: Mapping[str, Layer], layer: Layer) -> Iterator[Layer]:
+    """The layers that a layer stands in, innermost first."""
+    parent = parents.get(layer.path)
+    while parent is not None:
+        yield parent
+        parent = parents.get(parent.path)
 
 
 def _replicas(model: Any) -> int:

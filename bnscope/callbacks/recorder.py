@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ class Recorder:
         self.failure: str | None = None
         self._writer: RunWriter | None = None
         self._since: Array | None = None
+        # The newest reading and channel values, while thinning holds them back.
+        self._left: tuple[int, Array, Array, Array, frozenset[str]] | None = None
+        self._left_channels: tuple[int, npt.NDArray[Any]] | None = None
         self._thinning = Thinning(MAX_RECORDS)
         self._channel_thinning = Thinning(MAX_CHANNEL_RECORDS)
 
@@ -48,11 +52,16 @@ class Recorder:
             self._writer = RunWriter(self.log_dir, self.layout)
         except ImportError:
             self._fail("TensorBoard is not installed (pip install 'bnscope[tensorboard]')")
-        except OSError as error:
-            self._fail(f"{self.log_dir} cannot be written ({error.strerror or error})")
+        except Exception as error:  # noqa: BLE001  a path without meaning, a protobuf too old
+            reason = getattr(error, "strerror", None) or error
+            self._fail(f"{self.log_dir} cannot be written ({reason})")
 
     def close(self) -> None:
-        """Closes the event file and says what is missing."""
+        """Records what thinning held back, closes the file and says what is missing."""
+        if self._left is not None:
+            self._keep(*self._left)
+        if self._left_channels is not None:
+            self._keep_channels(*self._left_channels)
         self._guarded(lambda writer: writer.close())
         self._writer = None
         if self.failure is not None:
@@ -91,20 +100,36 @@ class Recorder:
         values = channel_statistics(self.layout, before, after, updates)
         summary = summarize(self.layout, values)
         self._since = merge_since(self._since, summary)
-        if not self._thinning.keep():
-            return
-        summary[..., 9:12], self._since = self._since, None
+        summary[..., 9:12] = self._since
         fields = layer_fields(self.layout, before, after, updates)
-        self.run.add(Record(step, summary.astype(np.float32), fields.astype(np.float32)))
-        if self._writer is not None:
-            scalars = self._scalars(step, values, summary, fields, warm)
-            self._guarded(lambda writer: writer.record(step, summary, fields, scalars))
+        reading = (step, values, summary, fields, warm)
+        if self._thinning.keep():
+            self._keep(*reading)
+        else:
+            self._left = reading
 
     def channels(self, step: int, values: Array) -> None:
         """Records the variables of every channel, shape `(4, channels)`."""
-        if not self._channel_thinning.keep():
-            return
-        narrow = values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32)
+        if self._channel_thinning.keep():
+            self._keep_channels(step, narrow)
+        else:
+            self._left_channels = (step, narrow)
+
+    def _keep(
+        self, step: int, values: Array, summary: Array, fields: Array, warm: frozenset[str]
+    ) -> None:
+        self._since = self._left = None
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            narrow = summary.astype(np.float32), fields.astype(np.float32)
+        self.run.add(Record(step, *narrow))
+        if self._writer is not None:
+            scalars = self._scalars(step, values, summary, fields, warm)
+            self._guarded(lambda writer: writer.record(step, *narrow, scalars))
+
+    def _keep_channels(self, step: int, narrow: npt.NDArray[Any]) -> None:
+        self._left_channels = None
         self.run.add_channels(step, narrow)
         self._guarded(lambda writer: writer.channels(step, narrow))
         self._guarded(lambda writer: writer.histograms(step, self._histograms(narrow)))
@@ -149,10 +174,13 @@ class Recorder:
         """Writes, or stops writing for good."""
         if self._writer is None:
             return
+        writer = self._writer
         try:
-            action(self._writer)
+            action(writer)
         except Exception as error:  # noqa: BLE001  whatever it is, training goes on
             self._writer = None
+            with contextlib.suppress(Exception):
+                writer.close()
             reason = getattr(error, "strerror", None) or error
             self._fail(f"{self.log_dir} cannot be written any more ({reason})")
 

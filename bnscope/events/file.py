@@ -36,7 +36,7 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        name = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_count)}"
+        name = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_count):06d}"
         self.path = directory / f"events.out.tfevents.{name}.bnscope"
         self._file = self.path.open("xb")
         self._records = RecordWriter(self._file)

@@ -18,6 +18,9 @@ from bnscope.events.writer import DIRECTORY
 def read(log_dir: str | Path) -> Run:
     """Reads what `BatchNormMonitor(log_dir)` wrote.
 
+    Of a directory that several runs wrote to, the last one counts: its start takes the place of
+    what stands behind that step, and another model takes the place of everything.
+
     Args:
         log_dir: the directory given to the monitor, or `bnscope/` in it.
 
@@ -65,6 +68,7 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         _describe(run, json.loads(content))
     data = make_ndarray(value.tensor)
     if value.tag == schema.START:
+        run.forget_after(step)
         run.starts.append(json.loads(data.item()))
     elif value.tag == schema.ALERT:
         run.alerts.append(json.loads(data.item()))
@@ -83,5 +87,8 @@ def _describe(run: Run, content: dict[str, Any]) -> None:
             f"The events have version {version}, and this bnscope reads up to {schema.VERSION}.",
             "Update bnscope.",
         )
-    run.layers = tuple(content["layers"])
-    run.widths = tuple(content["widths"])
+    axes = tuple(content["layers"]), tuple(content["widths"])
+    if axes != (run.layers, run.widths):
+        run.forget_after(-1)  # another model; what it has cannot stand in one series
+        run.starts.clear()
+        run.layers, run.widths = axes

@@ -110,12 +110,18 @@ class Run:
         )
 
     def add(self, record: Record) -> None:
-        """Adds a record; when there are too many, every second goes, its extremes kept."""
+        """Adds a record; when there are too many, every second goes into the one behind it."""
         self._records.append(record)
         if len(self._records) > MAX_RECORDS:
-            self._records = [
-                _joined(*self._records[i : i + 2]) for i in range(0, len(self._records), 2)
-            ]
+            first, *rest = self._records
+            pairs = (rest[i : i + 2] for i in range(0, len(rest), 2))
+            self._records = [first, *(_joined(*pair) for pair in pairs)]
+
+    def forget_after(self, step: int) -> None:
+        """Drops what lies behind a step, and all of it if the step is negative."""
+        self._records = [record for record in self._records if record.step <= step]
+        self._channels = [pair for pair in self._channels if pair[0] <= step]
+        self.alerts = [alert for alert in self.alerts if alert.get("step", 0) <= step]
 
     def add_channels(self, step: int, variables: npt.NDArray[Any]) -> None:
         """Adds the variables of every channel; when there are too many, every second goes."""
@@ -135,14 +141,14 @@ class Run:
 
 
 def _joined(first: Record, second: Record | None = None) -> Record:
-    """The first of two records, with the extremes of both."""
+    """The second of two records, with the extremes of both."""
     if second is None:
         return first
     from bnscope.statistics.quantiles import merge_since
 
-    summary = np.array(first.summary)
+    summary = np.array(second.summary)
     summary[..., 9:12] = merge_since(merge_since(None, first.summary), second.summary)
-    return Record(first.step, summary, first.fields)
+    return Record(second.step, summary, second.fields)
 
 
 def _index(value: str, values: tuple[str, ...], kind: str) -> int:

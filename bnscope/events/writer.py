@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnscope.bn import Array
 from bnscope.events import protos, schema
 from bnscope.events.file import EventFile
 from bnscope.statistics.layout import Layout
@@ -45,7 +44,11 @@ class RunWriter:
         )
 
     def record(
-        self, step: int, summary: Array, fields: Array, scalars: Mapping[str, float]
+        self,
+        step: int,
+        summary: npt.NDArray[Any],
+        fields: npt.NDArray[Any],
+        scalars: Mapping[str, float],
     ) -> None:
         """The statistics of one logged step, and scalars for the standard dashboard."""
         self._write(

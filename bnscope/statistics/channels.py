@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from bnscope.bn import (
     DEAD_GAMMA,
@@ -49,7 +50,8 @@ def channel_statistics(
             batch = batch_from_moving(
                 before[2:4], after[2:4], layout.channel_momentum, updates
             )
-            values[4:6] = np.where(layout.recoverable, batch, np.nan)
+            known = layout.recoverable & layout.spread(moved(layout, before, after))
+            values[4:6] = np.where(known, batch, np.nan)
             values[7] = np.abs(values[4] - mean) / sigma
     return values
 
@@ -75,7 +77,31 @@ def layer_fields(layout: Layout, before: Array | None, after: Array, updates: in
     dead |= np.abs(after[0]) < DEAD_GAMMA
     fields[:, 3] = np.add.reduceat(dead.astype(np.float64), starts) / layout.widths
     fields[:, 4] = [STATUSES.index(status) for status in layout.statuses]
+    if before is not None and updates > 0:
+        still = _exact(layout) & ~moved(layout, before, after)
+        fields[still, :3] = 0, np.nan, np.nan
+        fields[still, 4] = STATUSES.index(Status.UNCHANGED)
     return fields
+
+
+def moved(layout: Layout, before: Array, after: Array) -> npt.NDArray[np.bool_]:
+    """Which layers' moving averages changed.
+
+    They do not where `call` passes `training=False`, or where a step trains another part of
+    the model; the inversion would then give the moving average itself.
+
+    Args:
+        layout: where the channels stand.
+        before: the variables at the earlier reading, shape `(4, channels)`.
+        after: the variables now.
+
+    Returns:
+        Booleans of shape `(layers,)`.
+    """
+    changed = (before[2:4] != after[2:4]).any(
+        0
+    )  # NaN differs from itself: it counts as moved
+    return np.logical_or.reduceat(changed, layout.starts[:-1])
 
 
 def _error_bounds(layout: Layout, before: Array, after: Array, updates: int) -> Array:
@@ -86,5 +112,8 @@ def _error_bounds(layout: Layout, before: Array, after: Array, updates: int) -> 
         mean = errors[0] / np.sqrt(after[3] + layout.channel_epsilon)
         variance = errors[1] / np.abs(after[3])
     bounds = np.stack([np.maximum.reduceat(part, starts) for part in (mean, variance)], 1)
-    exact = np.array([status is Status.EXACT for status in layout.statuses])
-    return np.where(exact[:, None], bounds, np.nan)
+    return np.where(_exact(layout)[:, None], bounds, np.nan)
+
+
+def _exact(layout: Layout) -> npt.NDArray[np.bool_]:
+    return np.array([status is Status.EXACT for status in layout.statuses])

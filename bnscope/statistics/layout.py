@@ -38,6 +38,7 @@ class Status(StrEnum):
     HALF_PRECISION = "half-precision"  # rounding is larger than an update
     MOMENTUM = "momentum"  # outside [0, 1)
     REPLICAS = "replicas"  # several replicas; what is read is the first one's
+    UNCHANGED = "unchanged"  # told at each step: no average moved, so BN was not updated
 
 
 @dataclass(frozen=True, eq=False)
