@@ -11,7 +11,7 @@ from bnscope.graph import read
 from bnscope.graph.model import Graph
 from bnscope.linting.findings import Finding, Report
 from bnscope.linting.settings import Settings, split_codes
-from bnscope.rules.base import Context, Problem, Rule
+from bnscope.rules.base import Context, Problem, Rule, Severity
 
 
 def lint(
@@ -78,10 +78,12 @@ def lint_graph(
 
 
 def _finding(rule: Rule, problem: Problem) -> Finding:
+    severity = problem.severity or rule.severity
     return Finding(
         code=rule.code,
         name=rule.name,
-        severity=problem.severity or rule.severity,
+        # Who selects a rule that is off by default wants to see what it finds.
+        severity=Severity.INFO if severity is Severity.OFF else severity,
         message=problem.message,
         layer=problem.layer,
         related=problem.related,

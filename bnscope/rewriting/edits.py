@@ -1,6 +1,6 @@
 """What is to be changed in a model, as plain descriptions: no Keras, nothing is done here.
 
-Folds and fixes both come down to these three. Layers are named by their path in the graph.
+Folds and fixes both come down to these few. Layers are named by their path in the graph.
 """
 
 from __future__ import annotations
@@ -46,7 +46,29 @@ class DropLayer:
     layer: str
 
 
-Edit = TransformWeights | SetConfig | DropLayer
+@dataclass(frozen=True, slots=True)
+class SetTrainable:
+    """A new value for a layer's flag `trainable`; False freezes BN."""
+
+    layer: str
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropTraining:
+    """The `training=` written into the calls of a layer is taken out, at its outer models too."""
+
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unwrap:
+    """A wrapper (`TimeDistributed`) gives way to the layer inside it, which keeps its state."""
+
+    layer: str
+
+
+Edit = TransformWeights | SetConfig | DropLayer | SetTrainable | DropTraining | Unwrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +109,8 @@ def by_layer(edits: Iterable[Edit]) -> dict[str, LayerEdits]:
             layer.transforms.append(edit.function)
         elif isinstance(edit, SetConfig):
             layer.config.update(edit.changes)
-        else:
+        elif isinstance(edit, DropLayer):
             layer.dropped = True
+        else:
+            raise NotImplementedError(f"{type(edit).__name__} cannot be applied yet")
     return found

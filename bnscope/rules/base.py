@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bnscope.bn import BatchNormState
 from bnscope.graph.batchnorm import batch_norm_calls, batch_norms, state
 from bnscope.graph.model import Call, Graph, Layer
+from bnscope.rewriting.edits import Edit
+
+if TYPE_CHECKING:
+    from bnscope.folding.plan import Plan
 
 
 class Severity(StrEnum):
@@ -92,6 +96,13 @@ class Context:
         """All calls of BN layers in forward order."""
         return batch_norm_calls(self.graph)
 
+    @cached_property
+    def fold_plan(self) -> Plan:
+        """What folding would do to the model; made only when a rule asks."""
+        from bnscope.folding.plan import make_plan
+
+        return make_plan(self.graph)
+
     def state(self, layer: Layer) -> BatchNormState | None:
         """The values of a BN layer; None where they are not known."""
         if layer.path not in self._states:
@@ -124,6 +135,16 @@ class Rule:
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
         raise NotImplementedError
+
+    def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:
+        """The edits that remove what was found at a layer; none where no fix exists.
+
+        Args:
+            context: the graph in which it was found.
+            layer: path of the layer that the finding names.
+        """
+        del context, layer
+        return ()
 
     @classmethod
     def examples(cls, prefix: str) -> dict[str, Callable[[Any], Any]]:
