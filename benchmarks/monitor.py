@@ -4,7 +4,8 @@ Two networks: ResNet50 on 32x32 images and a net of four convolutions (16, 32, 6
 filters, each with BN, ReLU and pooling), both with batch 32 and the monitor's default cadence,
 writing events. The time inside the callback is counted once the step's result is ready, so
 that it does not contain the wait for the step itself, and is averaged over logged and other
-steps. What is paid once a fit or once an epoch is printed beside it.
+steps, what is done at the epoch's end included. What is paid once a fit or once an epoch is
+printed beside it, too.
 
 The whole-run ratio compares wall time from the first step to the end of training, everything
 included. Each watched fit stands between two plain ones; the ratio of these two is the noise
@@ -114,7 +115,8 @@ class Costs:
     def add(self, before: Timer, watched: Timer, after: Timer) -> None:
         step = statistics.median(before.steps[1:] + after.steps[1:])
         self.step.append(step)
-        self.share.append(statistics.fmean(watched.inside[WARM_UP:]) / step)
+        inside = watched.inside[WARM_UP:]
+        self.share.append((sum(inside) + watched.at_epoch_end) / len(inside) / step)
         self.at_begin.append(watched.at_begin)
         self.at_epoch_end.append(watched.at_epoch_end)
         plain = (before.whole_run + after.whole_run) / 2
