@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # TensorFlow's start-up chatter, and a look for GPUs that the tests do not use.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format docs bench clean
 
 help:
 	@echo "make demo      train, watch, lint and fold a small AlexNet (about two minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  run the slow tests too"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff format the code"
+	@echo "make docs      write docs/rules from the rules"
 	@echo "make bench     measure speed and memory, ratios side by side"
 	@echo "make clean     remove .venv and caches"
 
@@ -43,6 +44,9 @@ lint: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/dev
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/lint.py

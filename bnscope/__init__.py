@@ -29,6 +29,9 @@ _PUBLIC = {
     "lint": "linting",
 }
 
+# Public modules.
+_MODULES = ("callbacks", "testing")
+
 __all__ = [
     "BnscopeError",
     "Finding",
@@ -43,8 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "callbacks":
-        return importlib.import_module("bnscope.callbacks")
+    if name in _MODULES:
+        return importlib.import_module(f"bnscope.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'bnscope' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"bnscope.{_PUBLIC[name]}"), name)
@@ -53,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, "callbacks"])
+    return sorted([*globals(), *__all__, *_MODULES])

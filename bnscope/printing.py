@@ -22,6 +22,8 @@ def line(*parts: str | tuple[str, str]) -> Line:
 
 def printable(text: str) -> str:
     """The text with control characters spelled out."""
+    if text.isprintable():  # nearly always
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text

@@ -9,7 +9,10 @@ from typing import Any
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """A value as JSON; numbers JSON cannot write stand as "NaN", "Infinity", "-Infinity"."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # there is one; looking through everything takes longer
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnscope.cli.common import (
@@ -13,9 +11,8 @@ from bnscope.cli.common import (
     EXIT_FINDINGS,
     Commands,
     Parser,
-    add_format,
-    fail,
 )
+from bnscope.cli.output import add_output, check_output, write_output
 from bnscope.errors import BnscopeError
 
 if TYPE_CHECKING:
@@ -36,7 +33,7 @@ def add(commands: Commands[Parser]) -> None:
         default="warning",
         help="least severity that gives exit code 1 (default: %(default)s)",
     )
-    add_format(parser)
+    add_output(parser)
     parser.set_defaults(command=run)
 
 
@@ -51,13 +48,9 @@ def run(options: argparse.Namespace) -> int:
         fail_on=Severity(options.fail_on),
     )
     settings.rules()  # an unknown code is an error before any file is read
+    check_output(options, options.paths)
     reports = [_lint(path, settings) for path in options.paths]
-    if options.output_format == "json":
-        from bnscope.linting.formats import json
-
-        sys.stdout.write(json.render(reports) + "\n")
-    else:
-        _print(reports)
+    write_output(options, reports)
     if any(report.error for report in reports):
         return EXIT_ERROR
     worst = any(report.at_least(settings.fail_on) for report in reports)
@@ -71,14 +64,3 @@ def _lint(path: str, settings: Settings) -> Report:
         return lint(path, settings=settings)
     except BnscopeError as error:
         return Report(path=path, error=error)
-
-
-def _print(reports: Sequence[Report]) -> None:
-    from bnscope.linting.formats import full
-    from bnscope.printing import emit
-
-    if any(report.error is None for report in reports):
-        emit(full.render(reports), sys.stdout)
-    for report in reports:
-        if report.error is not None:
-            fail(report.error)

@@ -79,10 +79,10 @@ def _introduce(settings: Settings) -> None:
 
 def _lint() -> None:
     import bnscope
-    from bnscope.linting.formats.full import render
+    from bnscope.linting.formats.full import lines
 
     _heading("1. Lint the network", "bnscope.lint(model)")
-    _say(*render([bnscope.lint(alexnet())]))
+    _say(*lines([bnscope.lint(alexnet())]))
 
 
 def _train(momentum: float, data: Data, settings: Settings, log_dir: Path) -> Trained:

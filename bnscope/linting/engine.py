@@ -11,7 +11,7 @@ from bnscope.graph import read
 from bnscope.graph.model import Graph
 from bnscope.linting.findings import Finding, Report
 from bnscope.linting.settings import Settings, split_codes
-from bnscope.rules.base import Context, Problem, Rule, Severity
+from bnscope.rules.base import THE_RULES_OWN, Context, Problem, Rule, Severity
 
 
 def lint(
@@ -45,9 +45,7 @@ def lint(
     rules = settings.rules()
     graph = read(model_or_path)
     is_file = isinstance(model_or_path, (str, os.PathLike))
-    return lint_graph(
-        graph, rules, path=os.fspath(model_or_path) if is_file else graph.name
-    )
+    return lint_graph(graph, rules, path=os.fspath(model_or_path) if is_file else None)
 
 
 def lint_graph(
@@ -58,7 +56,7 @@ def lint_graph(
     Args:
         graph: what was read of the model.
         rules: the rules to run; None for all that are not off by default.
-        path: what the report is called; None for the model's name.
+        path: the file; None for a live model, whose report bears its name.
 
     Returns:
         The report.
@@ -74,6 +72,7 @@ def lint_graph(
         path=path or graph.name,
         findings=tuple(_unique(findings)),
         not_analysed=graph.not_analysed,
+        live=path is None,
     )
 
 
@@ -87,7 +86,7 @@ def _finding(rule: Rule, problem: Problem) -> Finding:
         message=problem.message,
         layer=problem.layer,
         related=problem.related,
-        fix=problem.fix,
+        fix=rule.fix if problem.fix == THE_RULES_OWN else problem.fix,
         data=problem.data,
     )
 

@@ -58,12 +58,14 @@ class Report:
         findings: the findings, worst first, then in forward order.
         not_analysed: what could not be analysed, and why.
         error: why the file could not be read at all; None if it could.
+        live: whether it is a live model, so that `path` is no file.
     """
 
     path: str
     findings: tuple[Finding, ...] = ()
     not_analysed: tuple[NotAnalysed, ...] = ()
     error: BnscopeError | None = None
+    live: bool = False
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -106,8 +108,18 @@ class Report:
 
         return render([self])
 
+    def to_sarif(self) -> str:
+        """The report as SARIF 2.1.0."""
+        from bnscope.linting.formats.sarif import render
+
+        return render([self])
+
     def __str__(self) -> str:
         from bnscope.linting.formats.full import render
-        from bnscope.printing import plain
 
-        return plain(render([self]))
+        return render([self])
+
+    def _repr_html_(self) -> str:
+        from bnscope.linting.formats.html import render
+
+        return render([self])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -37,6 +36,10 @@ class Severity(StrEnum):
         return self.rank <= other.rank
 
 
+# In the place of a problem's fix: that of its rule.
+THE_RULES_OWN = "rule"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a rule found at one layer.
@@ -46,7 +49,8 @@ class Problem:
         message: what was found, with the values, and why it matters.
         severity: how bad it is; None for the rule's own severity.
         related: paths of other layers that have a part in it.
-        fix: "safe", "unsafe" or None.
+        fix: "safe" or "unsafe", None where this one cannot be fixed; by default the grade of
+            the rule.
         data: the numbers behind the message, ready for JSON.
     """
 
@@ -54,7 +58,7 @@ class Problem:
     message: str
     severity: Severity | None = None
     related: tuple[str, ...] = ()
-    fix: str | None = None
+    fix: str | None = THE_RULES_OWN
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -116,13 +120,15 @@ class Rule:
     The docstring of a rule is its page: sections in Markdown under `## What it does`,
     `## Why is this bad`, `## What to do`, `## When it is quiet` and `## References`. Static
     methods `bad_*` and `good_*` are its examples: given the module `keras`, they return a
-    model in which the rule finds something, or nothing.
+    model in which the rule finds something, or nothing. The first good one is what to use
+    instead, the others are exceptions. `make docs` writes the pages into docs/rules.
 
     Attributes:
         code: `BN` and three digits.
         name: the fault, in words joined by hyphens.
         severity: how bad it usually is.
         advice: what to do, in one sentence.
+        fix: grade of the rule's fix, "safe" or "unsafe"; None where it has none.
         while_training: whether it is raised by callbacks instead of linting.
     """
 
@@ -130,6 +136,7 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     advice: ClassVar[str]
+    fix: ClassVar[str | None] = None
     while_training: ClassVar[bool] = False
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -167,6 +174,7 @@ class Rule:
             "code": cls.code,
             "name": cls.name,
             "severity": str(cls.severity),
+            "fix": cls.fix,
             "summary": cls.summary(),
             "advice": cls.advice,
             "while_training": cls.while_training,
@@ -182,11 +190,9 @@ class Rule:
     @classmethod
     def page(cls) -> str:
         """The rule's page in Markdown."""
-        text = inspect.cleandoc(cls.__doc__ or "")
-        summary, _, sections = text.partition("\n\n")
-        when = "while training" if cls.while_training else "by `bnscope lint`"
-        head = f"# {cls.code} {cls.name}\n\n{summary}\n\nSeverity: {cls.severity}. Found {when}."
-        return "\n\n".join([head, *_with_examples(cls, sections), ""]).rstrip() + "\n"
+        from bnscope.rules.page import page
+
+        return page(cls)
 
 
 class StateRule(Rule):
@@ -214,28 +220,6 @@ class StateRule(Rule):
                         "threshold": problem.threshold,
                     },
                 )
-
-
-def _with_examples(cls: type[Rule], sections: str) -> Iterator[str]:
-    """The sections of a page, with examples and thresholds put before `What to do`."""
-    before, mark, after = sections.partition("## What to do")
-    yield before.rstrip()
-    if cls.thresholds():
-        lines = [f"- {name} = {value:g}" for name, value in cls.thresholds().items()]
-        yield "## Thresholds\n\n" + "\n".join(lines)
-    for prefix, title in (("bad", "Example"), ("good", "Use instead")):
-        sources = [_source(function) for function in cls.examples(prefix).values()]
-        if sources:
-            yield f"## {title}\n\n```python\n" + "\n\n".join(sources) + "\n```"
-    if mark:
-        yield mark + after.rstrip()
-
-
-def _source(function: Callable[[Any], Any]) -> str:
-    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
-    body = next(i for i, line in enumerate(lines) if line.startswith("def ")) + 1
-    text = textwrap.dedent("\n".join(lines[body:]))
-    return text.replace("return keras", "model = keras")
 
 
 def plural(count: int, noun: str) -> str:

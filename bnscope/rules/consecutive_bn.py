@@ -37,6 +37,7 @@ class ConsecutiveBn(Rule):
     code = "BN105"
     name = "consecutive-bn"
     severity = Severity.WARNING
+    fix = "unsafe"
     advice = "Keep one of the two BN layers."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -57,7 +58,6 @@ class ConsecutiveBn(Rule):
                 f'"{first.layer.path}" {effect}',
                 severity=Severity.INFO if frozen else None,
                 related=(first.layer.path,),
-                fix="unsafe",
             )
 
     @staticmethod

@@ -40,6 +40,7 @@ class MissingShift(Rule):
     code = "BN102"
     name = "missing-shift"
     severity = Severity.WARNING
+    fix = "unsafe"
     advice = "Build the BN layer with center=True."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -61,7 +62,6 @@ class MissingShift(Rule):
                     f"center=False, and nothing between this layer and {where} adds a shift: "
                     "every channel keeps mean 0 there.",
                     related=(fault.call.layer.path,) if fault.call else (),
-                    fix="unsafe",
                 )
 
     @staticmethod

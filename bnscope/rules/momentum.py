@@ -103,6 +103,7 @@ class MomentumTorchConvention(Rule):
     code = "BN203"
     name = "momentum-torch-convention"
     severity = Severity.WARNING
+    fix = "unsafe"
     advice = "Use 1 - momentum: PyTorch's 0.1 is Keras's 0.9."
 
     # Keras's momentum is rarely below 0.8; PyTorch's rarely above 0.2.
@@ -118,7 +119,6 @@ class MomentumTorchConvention(Rule):
                     f"momentum={value:g} gives the last batch a weight of {1 - value:g}; it "
                     f"looks like PyTorch's convention, in which Keras's {1 - value:g} is "
                     f"written {value:g}.",
-                    fix="unsafe",
                     data={"momentum": value},
                 )
 

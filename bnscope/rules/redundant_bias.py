@@ -43,6 +43,7 @@ class RedundantBias(Rule):
     code = "BN101"
     name = "redundant-bias"
     severity = Severity.WARNING
+    fix = "safe"
     advice = "Build the layer with use_bias=False; beta is the shift."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -162,6 +163,5 @@ def _problem(layer: Layer, batch_norms: tuple[str, ...]) -> Problem:
         f"{layer.kind} has {bias}, and the mean that BatchNormalization {names} subtracts "
         "cancels it.",
         related=batch_norms,
-        fix="safe",
         data={"bias": count} if isinstance(count, int) else {},
     )

@@ -43,6 +43,7 @@ class WrongAxis(Rule):
     code = "BN108"
     name = "wrong-axis"
     severity = Severity.ERROR
+    fix = "unsafe"
     advice = "Use axis=-1 behind channels_last layers, axis=1 behind channels_first ones."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -137,6 +138,5 @@ def _problem(call: Call, producer: Call, axis: int, expected: int | None) -> Pro
         f"{expected}.{counted}",
         severity=severity,
         related=(producer.layer.path,),
-        fix="unsafe",
         data={"axis": axis, "channel_axis": expected},
     )

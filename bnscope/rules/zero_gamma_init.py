@@ -40,6 +40,7 @@ class ZeroGammaInit(Rule):
     code = "BN201"
     name = "zero-gamma-init"
     severity = Severity.ERROR
+    fix = "unsafe"
     advice = 'Use gamma_initializer="ones", the default.'
 
     # A standard deviation or constant below this counts as zero.
@@ -162,6 +163,7 @@ def _problem(path: str, ends: list[End], *, trained: bool) -> Problem:
             "gamma is initialized to zero; the saved values have left zero since.",
             severity=Severity.INFO,
             related=related,
+            fix=None,
         )
     if relu is not None:
         return Problem(
@@ -169,7 +171,6 @@ def _problem(path: str, ends: list[End], *, trained: bool) -> Problem:
             f"gamma is initialized to zero in front of {kinds.describe(relu)}, which passes no "
             "gradient at zero: gamma and beta never leave zero, and nothing before them trains.",
             related=related,
-            fix="unsafe",
         )
     return Problem(
         path,
@@ -177,5 +178,4 @@ def _problem(path: str, ends: list[End], *, trained: bool) -> Problem:
         "zeros, and what lies before it gets no gradient at the start.",
         severity=Severity.WARNING,
         related=related,
-        fix="unsafe",
     )

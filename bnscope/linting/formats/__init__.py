@@ -1,1 +1,55 @@
-"""Output formats, one file each."""
+"""Output formats, one file each, known by name.
+
+Formats for people make lines with styles (`lines`), those for machines make text (`render`).
+Everything that comes out of files is neutralized: control characters are spelled out, and each
+format escapes what means something in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from bnscope.linting.findings import Report
+
+FOR_PEOPLE = ("full", "concise")
+FOR_MACHINES = ("json", "json-lines", "github", "gitlab", "sarif", "junit")
+NAMES = (*FOR_PEOPLE, *FOR_MACHINES)
+
+
+def render(name: str, reports: Sequence[Report]) -> str:
+    """The reports as text.
+
+    Args:
+        name: one of `NAMES`.
+        reports: one report a model.
+
+    Returns:
+        The text, without styles and without a newline at the end.
+    """
+    text: str = _module(name).render(reports)
+    return text
+
+
+def write(name: str, reports: Sequence[Report], stream: TextIO) -> None:
+    """Writes the reports to a stream; with styles if it is a terminal and the format has some.
+
+    Args:
+        name: one of `NAMES`.
+        reports: one report a model.
+        stream: where to.
+    """
+    if name in FOR_PEOPLE:
+        from bnscope.printing import emit
+
+        lines = list(_module(name).lines(reports))
+        if lines:
+            emit(lines, stream)
+        return
+    text = render(name, reports)
+    stream.write(text + "\n" if text else "")
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from bnscope.linting.findings import Finding, Report
-from bnscope.printing import Line, line
+from bnscope.linting.formats.common import (
+    count_line,
+    grouped,
+    layers_of,
+    listed,
+    messages_at,
+)
+from bnscope.printing import Line, line, plain
 from bnscope.rules import find
-from bnscope.rules.base import Severity, plural
+from bnscope.rules.base import Severity
 
-_STYLES = {
+STYLES = {
     Severity.ERROR: "bold red",
     Severity.WARNING: "bold yellow",
     Severity.INFO: "cyan",
@@ -19,7 +25,12 @@ _STYLES = {
 _MOST_NAMES = 10
 
 
-def render(reports: Sequence[Report]) -> Iterator[Line]:
+def render(reports: Sequence[Report]) -> str:
+    """The reports as plain text."""
+    return plain(lines(reports))
+
+
+def lines(reports: Sequence[Report]) -> Iterator[Line]:
     """The reports as lines with styles."""
     for report in reports:
         if report.error is None:
@@ -31,45 +42,41 @@ def render(reports: Sequence[Report]) -> Iterator[Line]:
 def _report(report: Report) -> Iterator[Line]:
     clean = not report.findings and not report.not_analysed
     yield line((report.path, "bold"), (": nothing found" if clean else "", ""))
-    for _, group in groupby(report.findings, key=lambda f: (f.severity, f.code)):
-        yield from _group(list(group))
+    for group in grouped(report.findings):
+        yield from _group(group)
     for part in report.not_analysed:
         where = f"{part.layer}: " if part.layer else ""
-        yield line(("  not analysed ", "bold magenta"), f"{where}{part.reason}.")
+        yield line(("  not analysed: ", "bold magenta"), f"{where}{part.reason}.")
 
 
 def _group(findings: list[Finding]) -> Iterator[Line]:
     first = findings[0]
-    count = f" in {len(findings)} layers" if len(findings) > 1 else ""
+    names = layers_of(findings)
+    count = f" in {len(names)} layers" if len(names) > 1 else ""
     yield line(
         "  ",
-        (str(first.severity), _STYLES.get(first.severity, "")),
+        (str(first.severity), STYLES.get(first.severity, "")),
         " ",
         (first.code, "bold"),
         f" {first.name}{count}",
     )
-    yield line("    ", (first.layer, "bold"), f": {first.message}")
-    others = [finding.layer for finding in findings[1:]]
-    if others:
-        names = ", ".join(others[:_MOST_NAMES])
-        left = len(others) - _MOST_NAMES
-        yield line(f"    also {names}{f' and {left} more' if left > 0 else ''}")
+    where = f"{first.layer}: " if first.layer else ""
+    for message in messages_at(first.layer, findings):
+        yield line("    ", (where, "bold"), message)
+    if len(names) > 1:
+        yield line(f"    also {listed(names[1:], _MOST_NAMES)}")
     if first.severity.at_least(Severity.WARNING):
         yield line(("    To do: ", "green"), find(first.code).advice)
 
 
 def _summary(reports: Sequence[Report]) -> Iterator[Line]:
+    if count_line(reports):
+        yield line((count_line(reports), "bold"))
     findings = [finding for report in reports for finding in report.findings]
-    linted = sum(report.error is None for report in reports)
-    counts = [
-        (sum(finding.severity is severity for finding in findings), noun)
-        for severity, noun in ((Severity.ERROR, "error"), (Severity.WARNING, "warning"))
-    ]
-    notes = sum(finding.severity is Severity.INFO for finding in findings)
-    parts = [plural(count, noun) for count, noun in counts]
-    parts += [plural(notes, "note")] if notes else []
-    if linted:
-        yield line((f"{', '.join(parts)} in {plural(linted, 'model')}.", "bold"))
     worst = next((f for f in findings if f.severity.at_least(Severity.WARNING)), None)
     if worst is not None:
         yield line(f"`bnscope rule {worst.code}` explains {worst.code}.")
+    safe = sum(finding.fix == "safe" for finding in findings)
+    if safe:
+        has = "finding has" if safe == 1 else "findings have"
+        yield line(f"{safe} {has} a safe fix (`bnscope fix`).")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from bnscope.linting.findings import Report
 from bnscope.strict_json import dumps
@@ -10,7 +10,7 @@ from bnscope.strict_json import dumps
 VERSION = 1
 
 
-def render(reports: Iterable[Report]) -> str:
+def render(reports: Sequence[Report]) -> str:
     """The reports as one JSON document.
 
     Returns:
