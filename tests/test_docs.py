@@ -68,9 +68,10 @@ def test_the_fix_of_a_rule_is_that_of_its_findings(rule):
     keras.utils.clear_session()
     fixes = {
         finding.fix
-        for make in rule.examples("bad").values()
+        for name, make in rule.examples("bad").items()
+        if "_config_" not in name
         for finding in bnscope.lint(make(keras), select=rule.code)
-    }
+    } or {None}
     assert rule.fix in {None, "safe", "unsafe"}
     message = f"{rule.code} says {rule.fix}, its findings {fixes}: set {rule.code}'s `fix`"
     assert fixes <= {rule.fix, None}, message

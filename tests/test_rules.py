@@ -61,8 +61,14 @@ def test_a_linting_rule_has_examples_of_both_kinds(rule):
 def test_an_example_is_found_or_quiet_by_both_readers(rule, name, make, tmp_path):
     keras.utils.clear_session()
     model = make(keras)
+    if "_config_" in name:  # what no live model can hold
+        (tmp_path / "model.json").write_text(model, encoding="utf-8")
+        assert bnscope.lint(tmp_path / "model.json", select=rule.code).findings
+        return
     live = bnscope.lint(model, select=rule.code)
     assert bool(live.findings) == name.startswith("bad")
+    if "_live_" in name:  # a class of the user's, whose inside no file holds
+        return
     for suffix in (".keras", ".h5"):
         path = tmp_path / f"model{suffix}"
         model.save(path)
@@ -73,7 +79,7 @@ def test_an_example_is_found_or_quiet_by_both_readers(rule, name, make, tmp_path
 def test_rules_are_found_by_code_name_and_prefix():
     assert find("bn101").name == "redundant-bias"
     assert find("redundant-bias").code == "BN101"
-    assert matching("BN30") == {"BN301", "BN303", "BN304"}
+    assert matching("BN50") == {"BN501", "BN503"}
     assert matching("ALL") == {rule.code for rule in RULES}
     with pytest.raises(UnknownCodeError, match="Did you mean redundant-bias"):
         find("redundant-bais")

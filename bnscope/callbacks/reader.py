@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -71,14 +71,13 @@ def reader_for(model: Any, *, fresh: bool = False) -> Reader:
 
 def make_layout(graph: Graph, layers: Sequence[Layer], *, replicas: int = 1) -> Layout:
     """The layout of some BN layers of a graph."""
-    parents = {child.path: each for each in graph.layers for child in each.children}
     return Layout(
         paths=tuple(layer.path for layer in layers),
         widths=tuple(batchnorm.channels(layer) or 0 for layer in layers),
         momentum=tuple(batchnorm.momentum(layer) for layer in layers),
         epsilon=tuple(batchnorm.epsilon(layer) for layer in layers),
         statuses=tuple(
-            _status(graph, [layer, *_around(parents, layer)], replicas) for layer in layers
+            _status(graph, [layer, *graph.around(layer)], replicas) for layer in layers
         ),
         has_gamma=tuple("gamma" in layer.variables for layer in layers),
         has_beta=tuple("beta" in layer.variables for layer in layers),
@@ -125,14 +124,6 @@ def _status(graph: Graph, nest: Sequence[Layer], replicas: int) -> Status:
         (Status.REPLICAS, replicas > 1),
     )
     return next((status for status, holds in tests if holds), Status.EXACT)
-
-
-def _around(parents: Mapping[str, Layer], layer: Layer) -> Iterator[Layer]:
-    """The layers that a layer stands in, innermost first."""
-    parent = parents.get(layer.path)
-    while parent is not None:
-        yield parent
-        parent = parents.get(parent.path)
 
 
 def _replicas(model: Any) -> int:

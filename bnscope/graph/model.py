@@ -190,6 +190,17 @@ class Graph:
     def _layers_by_path(self) -> Mapping[str, Layer]:
         return {layer.path: layer for layer in self.layers}
 
+    @cached_property
+    def _parents(self) -> Mapping[str, Layer]:
+        return {child.path: layer for layer in self.layers for child in layer.children}
+
+    def around(self, layer: Layer) -> Iterator[Layer]:
+        """The layers that a layer stands in (wrappers, cells), innermost first."""
+        parent = self._parents.get(layer.path)
+        while parent is not None:
+            yield parent
+            parent = self._parents.get(parent.path)
+
     def layer(self, path: str) -> Layer:
         """The layer with that path.
 
