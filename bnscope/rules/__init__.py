@@ -54,7 +54,7 @@ def matching(selector: str) -> frozenset[str]:
 def _unknown(wanted: str) -> UnknownCodeError:
     import difflib
 
-    names = [name for rule in all_rules() for name in (rule.code, rule.name)]
+    names = [rule.name for rule in all_rules()]  # any code is close to some other code
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]}? " if close else ""
     return UnknownCodeError(
