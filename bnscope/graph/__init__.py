@@ -28,4 +28,4 @@ def read(model_or_path: Any) -> Graph:
         return archive.read(Path(model_or_path))
     from bnscope.graph import live
 
-    return live.read(model_or_path)
+    return live.read(model_or_path, trace=True)
