@@ -14,6 +14,7 @@ from bnscope.cli.common import (
     Commands,
     Parser,
     add_format,
+    add_model_config,
     fail,
 )
 from bnscope.errors import BnscopeError
@@ -36,6 +37,7 @@ def add(commands: Commands[Parser]) -> None:
         default="warning",
         help="least severity that gives exit code 1 (default: %(default)s)",
     )
+    add_model_config(parser)
     add_format(parser)
     parser.set_defaults(command=run)
 
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         fail_on=Severity(options.fail_on),
     )
     settings.rules()  # an unknown code is an error before any file is read
-    reports = [_lint(path, settings) for path in options.paths]
+    reports = [_lint(path, settings, options.model_config) for path in options.paths]
     if options.output_format == "json":
         from bnscope.linting.formats import json
 
@@ -64,11 +66,11 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_FINDINGS if worst else EXIT_CLEAN
 
 
-def _lint(path: str, settings: Settings) -> Report:
+def _lint(path: str, settings: Settings, config: str | None) -> Report:
     from bnscope.linting import Report, lint
 
     try:
-        return lint(path, settings=settings)
+        return lint(path, settings=settings, config=config)
     except BnscopeError as error:
         return Report(path=path, error=error)
 

@@ -306,12 +306,19 @@ class _Flattener:
             number += 1
         return f"{path}#{number}"
 
+    def shape(self, made: _Tensor) -> Shape | None:
+        # Layers inside a traced model were built on some batch, whose size means nothing.
+        shape = made.shape
+        return (
+            (None, *shape[1:]) if shape and len(shape) > 1 and "" in self.traced else shape
+        )
+
     def freeze(
         self, name: str, outputs: list[int], training: Training, *, has_weights: bool
     ) -> tuple[Graph, dict[str, LayerSpec]]:
         self.uncalled()
         tensors = tuple(
-            Tensor(index, made.producer, made.shape, made.dtype, made.name)
+            Tensor(index, made.producer, self.shape(made), made.dtype, made.name)
             for index, made in enumerate(self.tensors)
         )
         calls = tuple(

@@ -67,7 +67,10 @@ class Tracer:
             raise UntraceableError("it is not built; call it on data once")
         shapes = getattr(model, "_build_shapes_dict", None)
         if not shapes:
-            raise UntraceableError("its input shape is not known; call it on data once")
+            raise UntraceableError(
+                "Keras does not know its input shape (its `call` runs on no symbolic tensors, "
+                "or it was never called on data)"
+            )
         names = list(inspect.signature(model.call).parameters)
         if len(shapes) == 1:
             shapes = {f"{names[0]}_shape": next(iter(shapes.values()))}
@@ -189,7 +192,9 @@ def _fresh_inputs(
 
     args = [
         _map(value, make(name))
-        for value, name in zip(call.args, [*names, *["input"] * len(call.args)], strict=False)
+        for value, name in zip(
+            call.args, [*names, *["input"] * len(call.args)], strict=False
+        )
     ]
     kwargs = {
         name: _map(value, make(name))
@@ -320,7 +325,9 @@ def _contents(layer: Any) -> list[tuple[Any, Any]]:
 def _restore(value: Any, copy: Any) -> None:
     # Past the methods of Keras's own containers, which would track what is put back.
     if isinstance(value, list):
-        if len(value) != len(copy) or any(a is not b for a, b in zip(value, copy, strict=True)):
+        if len(value) != len(copy) or any(
+            a is not b for a, b in zip(value, copy, strict=True)
+        ):
             list.__setitem__(value, slice(None), copy)
     elif isinstance(value, dict):
         if list(value.items()) != list(copy.items()):
