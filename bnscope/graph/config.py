@@ -127,11 +127,13 @@ def _layer(obj: Config, weights: Weights) -> LayerSpec:
         spec.variables = weights.batch_norm(config)
     else:
         spec.children = _inner_layers(config, weights)
-        if _is_model_class(obj, class_name):
-            spec.model = ModelSpec(layers=spec.children, opaque=_OPAQUE_MODEL)
-            spec.children = []
-        elif kind.startswith("custom."):
+        is_model = _is_model_class(obj, class_name)
+        if is_model or kind.startswith("custom."):
             _add_found_layers(spec, weights)
+        if is_model or holds_batch_norm(spec):
+            reason = _OPAQUE_MODEL if is_model else CUSTOM_LAYER
+            spec.model = ModelSpec(layers=spec.children, opaque=reason)
+            spec.children = []
     return spec
 
 
@@ -194,9 +196,6 @@ def _add_found_layers(spec: LayerSpec, weights: Weights) -> None:
         for found in weights.found_inside()
         if found.place.partition("/")[0] not in known
     ]
-    if holds_batch_norm(spec):
-        spec.model = ModelSpec(layers=spec.children, opaque=CUSTOM_LAYER)
-        spec.children = []
 
 
 def found_layer(found: BatchNormSet) -> LayerSpec:

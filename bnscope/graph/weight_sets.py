@@ -26,7 +26,7 @@ _NO_LAYERS = frozenset({"vars", "optimizer"})
 # Keras's own names, and those that people give.
 _OWN_NAME = re.compile(r"(sync_)?batch_normalization(_v[12])?(_\d+)?")
 _USUAL_NAME = re.compile(
-    r"(.*[^a-z])?(bn|batch_?norm(alization)?)([^a-z].*)?", re.IGNORECASE
+    r"(.*[^a-z])?(bn|(batch_?)?norm(alization)?)([^a-z].*)?", re.IGNORECASE
 )
 
 
