@@ -65,6 +65,8 @@ class Tracer:
         """
         if not model.built:
             raise UntraceableError("it is not built; call it on data once")
+        if hasattr(model, "_nodes_by_depth"):
+            return Arguments((model.input,), {})
         shapes = getattr(model, "_build_shapes_dict", None)
         if not shapes:
             raise UntraceableError(
@@ -130,13 +132,24 @@ class Tracer:
         ]
         nodes = _nodes_before(outputs, new, inputs)
         for node in nodes:
-            self._check(node.operation)
+            self._check(node)
         return Trace(inputs, outputs, nodes)
 
-    def _check(self, operation: Any) -> None:
-        if id(operation) not in self.known and getattr(operation, "weights", None):
+    def _check(self, node: Any) -> None:
+        import keras
+
+        operation = node.operation
+        if id(operation) in self.known or isinstance(operation, keras.layers.InputLayer):
+            return
+        if getattr(operation, "weights", None):
             raise UntraceableError(
                 f'its `call` uses "{operation.name}", which is none of its layers'
+            )
+        arguments = node.arguments
+        values = keras.tree.flatten([list(arguments.args), dict(arguments.kwargs)])
+        if any(callable(value) and not hasattr(value, "shape") for value in values):
+            raise UntraceableError(
+                f"its `call` passes functions to {type(operation).__name__.lower()}"
             )
 
 
@@ -300,6 +313,7 @@ def _as_before(layers: Sequence[Any]) -> Iterator[None]:
     saved = [(layer, dict(vars(layer)), _contents(layer)) for layer in layers]
     try:
         for layer in layers:
+            vars(layer)["add_loss"] = _ignore  # takes no symbolic tensors
             if not layer.built and (_has_build(layer) or layer._layers):  # noqa: SLF001
                 vars(layer)["build"] = _refuse_to_build
         yield
@@ -345,6 +359,10 @@ def _has_build(layer: Any) -> bool:
 def _refuse_to_build(*args: Any, **kwargs: Any) -> None:
     del args, kwargs
     raise UntraceableError("one of its layers is not built; call it on data once")
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    del args, kwargs
 
 
 @contextmanager
