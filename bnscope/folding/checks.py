@@ -73,10 +73,14 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
             where = f"{part.layer} is" if part.layer else "The model is"
             return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
     holder = next((other for other in graph.layers if layer in other.children), None)
-    if holder is not None and holder.is_custom:
+    custom = next(
+        (o for o in graph.layers if o.is_custom and layer.path.startswith(o.path + "/")),
+        None,
+    )
+    if custom is not None:
         return Refusal(
             Reason.CUSTOM_LAYER,
-            f'It is inside {holder.kind.removeprefix("custom.")} "{holder.path}", and how '
+            f'It is inside {custom.kind.removeprefix("custom.")} "{custom.path}", and how '
             "that uses it is not known.",
         )
     if holder is not None and holder.kind in _WRAPPERS:

@@ -129,11 +129,7 @@ def _layer(obj: Config, weights: Weights) -> LayerSpec:
         spec.children = _inner_layers(config, weights)
         is_model = _is_model_class(obj, class_name)
         if is_model or kind.startswith("custom."):
-            _add_found_layers(spec, weights)
-        if is_model or holds_batch_norm(spec):
-            reason = _OPAQUE_MODEL if is_model else CUSTOM_LAYER
-            spec.model = ModelSpec(layers=spec.children, opaque=reason)
-            spec.children = []
+            _add_found_layers(spec, weights, is_model=is_model)
     return spec
 
 
@@ -185,7 +181,7 @@ def _inner_layers(config: Config, weights: Weights) -> list[LayerSpec]:
     return found
 
 
-def _add_found_layers(spec: LayerSpec, weights: Weights) -> None:
+def _add_found_layers(spec: LayerSpec, weights: Weights, *, is_model: bool) -> None:
     """Adds to a custom layer, or a subclassed model, what its weights say of it."""
     if set(spec.config) >= _BATCH_NORM_OPTIONS:  # a subclass of BN
         spec.variables = weights.batch_norm(spec.config)
@@ -196,6 +192,10 @@ def _add_found_layers(spec: LayerSpec, weights: Weights) -> None:
         for found in weights.found_inside()
         if found.place.partition("/")[0] not in known
     ]
+    if is_model or any(map(holds_batch_norm, spec.children)):
+        reason = _OPAQUE_MODEL if is_model else CUSTOM_LAYER
+        spec.model = ModelSpec(layers=spec.children, opaque=reason)
+        spec.children = []
 
 
 def found_layer(found: BatchNormSet) -> LayerSpec:

@@ -21,8 +21,7 @@ from bnscope.graph.model import Variable
 
 _STATISTICS = VARIABLES[2:4]
 _RENORM = VARIABLES[4:]
-_CONTAINERS = frozenset({"layers", "_layer_checkpoint_dependencies", "_layers"})
-_NO_LAYERS = frozenset({"vars", "optimizer"})
+_NO_LAYERS = frozenset({"vars", "optimizer", "metrics"})
 # Keras's own names, and those that people give.
 _OWN_NAME = re.compile(r"(sync_)?batch_normalization(_v[12])?(_\d+)?")
 _USUAL_NAME = re.compile(
@@ -101,10 +100,16 @@ def _batch_norm(
         return None
     places = {variable: str(index) for index, variable in enumerate(names)}
     found = hdf5.variables(places, values, stored)
-    variance = np.asarray(found["moving_variance"].read(), np.float64)
-    if np.any(variance < 0) and not _is_named([key, name]):
+    if not _is_named([key, name]) and not _is_variance(found["moving_variance"]):
         return None
     return _with_known_affine(found)
+
+
+def _is_variance(variable: Variable) -> bool:
+    """Whether these can be variances. The four counts of the metric AUC are whole numbers."""
+    values = np.asarray(variable.read(), np.float64)
+    counts = np.all(values == np.round(values)) and not np.all(values == 1)
+    return not (counts or np.any(values < 0))
 
 
 def _length(values: h5py.Group, name: str) -> int | None:
