@@ -181,4 +181,6 @@ def _range(values: AnyArray | None) -> Range | None:
 
 
 def _dead(state: BatchNormState | None) -> int | None:
-    return None if state is None else int(dead_channels(state).sum())
+    if state is None or not state.config_known:
+        return None
+    return int(dead_channels(state).sum())

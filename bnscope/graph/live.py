@@ -188,7 +188,8 @@ class _Reader:
     def leave(self, spec: LayerSpec, reason: str) -> None:
         """Says why a `call` was not followed, if there is BN in it."""
         if holds_batch_norm(spec):
-            inside = spec.model.layers if spec.model else spec.children
+            layers = spec.model.layers if spec.model else spec.children
+            inside = [each for each in layers if each.kind != kinds.INPUT]
             spec.model = ModelSpec(inside, opaque=f"{reason}; {_CHECKED_SINGLY}")
             spec.children = []
 

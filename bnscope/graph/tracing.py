@@ -73,13 +73,12 @@ class Tracer:
                 "Keras does not know its input shape (its `call` runs on no symbolic tensors, "
                 "or it was never called on data)"
             )
-        names = list(inspect.signature(model.call).parameters)
-        if len(shapes) == 1:
-            shapes = {f"{names[0]}_shape": next(iter(shapes.values()))}
-        given = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
-        if not set(given) <= set(names):
-            raise UntraceableError("the arguments of its `call` are not known")
         dtype = model.input_dtype
+        if len(shapes) == 1:
+            return Arguments((_symbolic(next(iter(shapes.values())), dtype),), {})
+        given = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
+        if not set(given) <= set(inspect.signature(model.call).parameters):
+            raise UntraceableError("the arguments of its `call` are not known")
         return Arguments(
             (), {name: _symbolic(shape, dtype) for name, shape in given.items()}
         )
