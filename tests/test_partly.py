@@ -197,6 +197,20 @@ def test_a_subclass_of_bn_has_its_values_and_its_configuration(tmp_path, randomi
     assert not graph.not_analysed
 
 
+def test_an_imitation_of_bn_with_other_variables_does_not_stop_the_reading(tmp_path):
+    @keras.saving.register_keras_serializable("partly")
+    class Imitation(BN):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(3, 2), name="kernel")
+            super().build(shape)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, BN(name="bn")(Imitation(name="own")(inputs)))
+    graph = archive.read(save(model, tmp_path / "m.keras"))
+    assert [layer.path for layer in batch_norms(graph)] == ["bn"]
+    assert graph.layer("own").is_custom
+
+
 # What is believed to be BN
 
 

@@ -14,6 +14,7 @@ from bnscope.graph import live, read
 from bnscope.graph.batchnorm import batch_norms
 
 BN = layers.BatchNormalization
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 class Block(layers.Layer):
@@ -236,6 +237,7 @@ def backend_function(self, x):
     return self.b(tf.concat([x, x], axis=-1))
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="calls TensorFlow")
 def test_functions_of_tensorflow_are_followed():
     graph = live.read(own(backend_function, a=BN(name="a"), b=BN(name="b")), trace=True)
     assert [call.kind for call in graph.calls] == [
@@ -273,11 +275,13 @@ def fails(self, x):
     return self.a(x)
 
 
+# JAX does not even build such a model.
+_NUMPY = "a symbolic call fails (ValueError" if ON_TENSORFLOW else "Keras does not know"
 OPAQUE = [
     (decides_by_values, "Keras does not know its input shape"),
     (decides_by_training, "its `call` does not always call the same layers"),
     (turns_training_around, "its `call` turns `training` around"),
-    (uses_numpy, "a symbolic call fails (ValueError: A KerasTensor is symbolic"),
+    (uses_numpy, _NUMPY),
     (makes_layers, 'its `call` uses "dense", which is none of its layers'),
     (fails, "a symbolic call fails (TypeError: no symbols here)"),
 ]
@@ -316,10 +320,9 @@ def test_a_custom_layer_that_decides_by_values_is_said_to_be_opaque():
     assert [call.layer.path for call in graph.calls] == ["choice"]
     assert graph.layer("choice/bn")
     (part,) = graph.not_analysed
-    assert (part.layer, part.reason.partition(";")[0]) == (
-        "choice",
-        "its `call` passes functions to cond",
-    )
+    assert part.layer == "choice"
+    if ON_TENSORFLOW:
+        assert part.reason.startswith("its `call` passes functions to cond;")
 
 
 def test_an_unbuilt_model_says_what_to_do():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnscope.errors import UnreadableModelError
@@ -183,8 +184,9 @@ def _inner_layers(config: Config, weights: Weights) -> list[LayerSpec]:
 
 def _add_found_layers(spec: LayerSpec, weights: Weights, *, is_model: bool) -> None:
     """Adds to a custom layer, or a subclassed model, what its weights say of it."""
-    if set(spec.config) >= _BATCH_NORM_OPTIONS:  # a subclass of BN
-        spec.variables = weights.batch_norm(spec.config)
+    if set(spec.config) >= _BATCH_NORM_OPTIONS:  # a subclass of BN, or an imitation
+        with suppress(UnreadableModelError):  # whose variables are of its own kind
+            spec.variables = weights.batch_norm(spec.config)
         return
     known = {key for key in _INNER_LAYERS if isinstance(spec.config.get(key), Mapping)}
     spec.children += [
