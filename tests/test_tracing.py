@@ -204,16 +204,15 @@ def test_training_that_follows_the_caller_is_not_written_into_the_graph():
 
 def test_training_written_in_a_call_is_found_with_what_it_does_to_later_layers():
     def call(self, x, training=None):
-        return self.c(self.b(self.a(x, training=training), training=False))
+        x = self.b(self.a(x, training=training), training=False)
+        return self.d(self.c(x), mask=None)
 
-    model = own(call, a=BN(name="a"), b=BN(name="b"), c=BN(name="c"))
-    model.trainable = True
-    assert modes(model) == {"a": None, "b": False, "c": False}
-    before = np.array(model.c.moving_variance)
+    model = own(call, **{name: BN(name=name) for name in "abcd"})
+    assert modes(model) == {"a": None, "b": False, "c": False, "d": False}
+    before = [np.array(each.moving_variance) for each in (model.c, model.d)]
     model(np.ones((2, 3), np.float32), training=True)
-    np.testing.assert_array_equal(
-        np.array(model.c.moving_variance), before
-    )  # as Keras does
+    after = [np.array(each.moving_variance) for each in (model.c, model.d)]
+    np.testing.assert_array_equal(after, before)  # Keras does the same
 
 
 def test_training_written_in_a_custom_layer_wins_over_the_callers():
