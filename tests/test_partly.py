@@ -283,6 +283,18 @@ def test_numbered_layers_come_in_their_order(tmp_path):
     assert places == list(sets)
 
 
+def test_a_group_inside_itself_is_searched_once(tmp_path):
+    path = weights_file(
+        tmp_path / "m.weights.h5", {"a/bn": ("bn", [GAMMA, MEAN, MEAN, VARIANCE])}
+    )
+    with h5py.File(path, "a") as store:
+        for name in ("again", "and_again"):
+            store["a"][name] = store["a"]
+        store.create_group("layer_" + "9" * 5000)
+        store.create_group("layer_\u00b2")
+    assert [layer.path for layer in batch_norms(archive.read(path))] == ["bn"]
+
+
 def test_layers_of_one_name_are_all_kept(tmp_path):
     variables = [GAMMA, MEAN, MEAN, VARIANCE]
     sets = {"a": ("same", variables), "b": ("same", variables)}

@@ -414,6 +414,20 @@ def test_bn_behind_a_traced_layer_is_kept():
     )
 
 
+def test_bn_inside_a_traced_layer_is_kept():
+    inputs = keras.Input((8, 8, 3))
+    inner = own_layer(BN(name="bn"))
+    model = keras.Model(inputs, inner(layers.Conv2D(4, 3, name="conv")(inputs)))
+    graph = read(model)
+    assert [call.layer.path for call in graph.calls] == ["conv", "holder/bn"]
+    (verdict,) = make_plan(graph).verdicts
+    assert (verdict.layer, verdict.folded, verdict.reason) == (
+        "holder/bn",
+        False,
+        "opaque-graph",
+    )
+
+
 def own_layer(inner):
     class Holder(layers.Layer):
         def __init__(self):

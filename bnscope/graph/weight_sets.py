@@ -22,6 +22,7 @@ from bnscope.graph.model import Variable
 _STATISTICS = VARIABLES[2:4]
 _RENORM = VARIABLES[4:]
 _NO_LAYERS = frozenset({"vars", "optimizer", "metrics"})
+_NUMBERED = re.compile(r"(.*)_([0-9]{1,9})")
 # Keras's own names, and those that people give.
 _OWN_NAME = re.compile(r"(sync_)?batch_normalization(_v[12])?(_\d+)?")
 _USUAL_NAME = re.compile(
@@ -61,14 +62,17 @@ def keras3_sets(
         group: the group of a model or layer.
         stored: the bytes of the file, where they lie in memory.
     """
-    return _search(group, "", "", stored, 0)
+    return _search(group, "", "", stored, set())
 
 
 def _search(
-    group: h5py.Group, path: str, place: str, stored: memoryview | None, depth: int
+    group: h5py.Group, path: str, place: str, stored: memoryview | None, seen: set[int]
 ) -> Iterator[BatchNormSet]:
-    if depth > hdf5.MAX_DEPTH:
+    # A damaged file may hold a group inside itself, or nest without end.
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen or place.count("/") > hdf5.MAX_DEPTH:
         return
+    seen.add(address)
     for key in sorted(group, key=_natural):
         member = hdf5.child(group, key)
         if not isinstance(member, h5py.Group) or key in _NO_LAYERS:
@@ -83,7 +87,7 @@ def _search(
         if variables is not None:
             yield BatchNormSet(inner, where, variables)
         else:
-            yield from _search(member, inner, where, stored, depth + 1)
+            yield from _search(member, inner, where, stored, seen)
 
 
 def _batch_norm(
@@ -167,5 +171,5 @@ def legacy_group_sets(group: h5py.Group, name: str) -> Iterator[BatchNormSet]:
 
 def _natural(name: str) -> tuple[str, int]:
     """`conv2d_10` behind `conv2d_9`."""
-    stem, mark, number = name.rpartition("_")
-    return (stem, int(number)) if mark and number.isdigit() else (name, 0)
+    numbered = _NUMBERED.fullmatch(name)
+    return (numbered[1], int(numbered[2])) if numbered else (name, 0)
