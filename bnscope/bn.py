@@ -46,6 +46,8 @@ class BatchNormState:
         moving_variance: shape `(channels,)`.
         momentum: momentum of the moving average.
         epsilon: added to the variance before the square root.
+        config_known: False where momentum and epsilon are Keras's defaults for want of better
+            knowledge.
     """
 
     gamma: AnyArray | None
@@ -54,6 +56,7 @@ class BatchNormState:
     moving_variance: AnyArray
     momentum: float = 0.99
     epsilon: float = 1e-3
+    config_known: bool = True
 
     @property
     def channels(self) -> int:

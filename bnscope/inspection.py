@@ -27,9 +27,9 @@ class BatchNormRow:
         feeds: what takes its output.
         channels: number of channels; None where it is not known.
         axis: the channel axis as written.
-        momentum: momentum of the moving averages.
-        epsilon: added to the variance.
-        trainable: False for a frozen layer.
+        momentum: momentum of the moving averages; None where it is not known.
+        epsilon: added to the variance; None where it is not known.
+        trainable: False for a frozen layer; None where it is not known.
         calls: how often the model calls it; 0 inside a wrapper or where not known.
         gamma: smallest and largest value; None without gamma, or where values are not known.
         beta: likewise.
@@ -46,9 +46,9 @@ class BatchNormRow:
     feeds: tuple[str, ...]
     channels: int | None
     axis: int | None
-    momentum: float
-    epsilon: float
-    trainable: bool
+    momentum: float | None
+    epsilon: float | None
+    trainable: bool | None
     calls: int
     gamma: Range | None
     beta: Range | None
@@ -98,11 +98,14 @@ class Inspection:
         return as_text(inspection_table(self))
 
 
-def inspect(model_or_path: Any) -> Inspection:
+def inspect(
+    model_or_path: Any, *, config: str | os.PathLike[str] | None = None
+) -> Inspection:
     """Looks at every BN layer of a saved or live model. A file is never run.
 
     Args:
         model_or_path: a path (`.keras`, `.h5`, `.json`) or a `keras.Model`.
+        config: the JSON of `model.to_json()`, which completes a file with only weights.
 
     Returns:
         One row a BN layer, in forward order.
@@ -113,7 +116,7 @@ def inspect(model_or_path: Any) -> Inspection:
     """
     is_file = isinstance(model_or_path, (str, os.PathLike))
     return inspect_graph(
-        read(model_or_path), path=os.fspath(model_or_path) if is_file else None
+        read(model_or_path, config), path=os.fspath(model_or_path) if is_file else None
     )
 
 
@@ -135,10 +138,10 @@ def _row(graph: Graph, layer: Layer, verdict: Verdict | None) -> BatchNormRow:
         fed_by=tuple(_fed_by(graph, layer)),
         feeds=tuple(_feeds(graph, layer)),
         channels=batchnorm.channels(layer),
-        axis=batchnorm.axis(layer),
-        momentum=batchnorm.momentum(layer),
-        epsilon=batchnorm.epsilon(layer),
-        trainable=layer.trainable,
+        axis=batchnorm.axis(layer) if layer.config_known else None,
+        momentum=batchnorm.known_momentum(layer),
+        epsilon=batchnorm.known_epsilon(layer),
+        trainable=layer.trainable if layer.config_known else None,
         calls=len(calls),
         gamma=_range(state.gamma if state else None),
         beta=_range(state.beta if state else None),
@@ -178,4 +181,6 @@ def _range(values: AnyArray | None) -> Range | None:
 
 
 def _dead(state: BatchNormState | None) -> int | None:
-    return None if state is None else int(dead_channels(state).sum())
+    if state is None or not state.config_known:
+        return None
+    return int(dead_channels(state).sum())

@@ -103,13 +103,13 @@ def as_text(made: Table) -> str:
 
 def _cells(row: BatchNormRow) -> list[str]:
     return [
-        row.layer + ("" if row.trainable else " (frozen)"),
+        row.layer + (" (frozen)" if row.trainable is False else ""),
         ", ".join(row.fed_by) or "?",
         ", ".join(row.feeds) or "?",
         _or_unknown(row.channels),
         _or_unknown(row.axis),
-        f"{row.momentum:g}",
-        f"{row.epsilon:g}",
+        _number(row.momentum),
+        _number(row.epsilon),
         _span(row.gamma),
         _span(row.beta),
         _span(row.moving_mean),
@@ -147,6 +147,10 @@ def _span(values: Range | None) -> str:
         return "-"
     low, high = values
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:g}"
 
 
 def _or_unknown(value: int | None) -> str:

@@ -41,6 +41,15 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_config(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model-config`."""
+    parser.add_argument(
+        "--model-config",
+        metavar="FILE",
+        help="what model.to_json() wrote, to complete a file with only weights",
+    )
+
+
 def print_json(value: object) -> None:
     """Prints a value as JSON."""
     from bnscope.strict_json import dumps

@@ -11,6 +11,7 @@ from bnscope.cli.common import (
     EXIT_FINDINGS,
     Commands,
     Parser,
+    add_model_config,
 )
 from bnscope.cli.output import add_output, check_output, write_output
 from bnscope.errors import BnscopeError
@@ -33,6 +34,7 @@ def add(commands: Commands[Parser]) -> None:
         default="warning",
         help="least severity that gives exit code 1 (default: %(default)s)",
     )
+    add_model_config(parser)
     add_output(parser)
     parser.set_defaults(command=run)
 
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     )
     settings.rules()  # an unknown code is an error before any file is read
     check_output(options, options.paths)
-    reports = [_lint(path, settings) for path in options.paths]
+    reports = [_lint(path, settings, options.model_config) for path in options.paths]
     write_output(options, reports)
     if any(report.error for report in reports):
         return EXIT_ERROR
@@ -57,10 +59,10 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_FINDINGS if worst else EXIT_CLEAN
 
 
-def _lint(path: str, settings: Settings) -> Report:
+def _lint(path: str, settings: Settings, config: str | None) -> Report:
     from bnscope.linting import Report, lint
 
     try:
-        return lint(path, settings=settings)
+        return lint(path, settings=settings, config=config)
     except BnscopeError as error:
         return Report(path=path, error=error)

@@ -20,7 +20,7 @@ from bnscope.folding.walk import (
     refuse_other_consumers,
 )
 from bnscope.graph import batchnorm, kinds
-from bnscope.graph.model import Call, Graph, Layer
+from bnscope.graph.model import CUSTOM_LAYER, Call, Graph, Layer, NotAnalysed
 from bnscope.rules.base import channel_list
 from bnscope.rules.invalid_statistics import InvalidStatistics
 
@@ -61,17 +61,26 @@ def _refuse_class(layer: Layer) -> Refusal | None:
 
 
 def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
+    if graph.is_traced(layer):
+        return Refusal(
+            Reason.OPAQUE_GRAPH,
+            "It is used in a `call` of the user's, which cannot be made again with changes.",
+        )
     if graph.calls_of(layer):
         return None
-    for part in graph.not_analysed:
+    for part in _opaque_parts(graph):
         if not part.layer or layer.path.startswith(part.layer + "/"):
             where = f"{part.layer} is" if part.layer else "The model is"
             return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
     holder = next((other for other in graph.layers if layer in other.children), None)
-    if holder is not None and holder.is_custom:
+    custom = next(
+        (o for o in graph.layers if o.is_custom and layer.path.startswith(o.path + "/")),
+        None,
+    )
+    if custom is not None:
         return Refusal(
             Reason.CUSTOM_LAYER,
-            f'It is inside {holder.kind.removeprefix("custom.")} "{holder.path}", and how '
+            f'It is inside {custom.kind.removeprefix("custom.")} "{custom.path}", and how '
             "that uses it is not known.",
         )
     if holder is not None and holder.kind in _WRAPPERS:
@@ -80,6 +89,11 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
             f'It is inside {holder.kind} "{holder.path}", where it has no layer before it.',
         )
     return Refusal(Reason.OPAQUE_GRAPH, "No call of it is found in the model.")
+
+
+def _opaque_parts(graph: Graph) -> list[NotAnalysed]:
+    """The models whose structure is not known; custom layers have a reason of their own."""
+    return [part for part in graph.not_analysed if part.reason != CUSTOM_LAYER]
 
 
 def _refuse_calls(graph: Graph, layer: Layer) -> Refusal | None:
@@ -130,8 +144,12 @@ def refuse_way(graph: Graph, layer: Layer, way: Way) -> Refusal | None:
 
 def _refuse_producer(graph: Graph, call: Call) -> Refusal | None:
     layer, name = call.layer, kinds.describe(call)
-    if any(part.layer == layer.path for part in graph.not_analysed):
+    if any(part.layer == layer.path for part in _opaque_parts(graph)):
         return Refusal(Reason.OPAQUE_GRAPH, f"{name} feeds it, whose inside is not known.")
+    if graph.is_traced(layer):
+        return Refusal(
+            Reason.OPAQUE_GRAPH, f"{name} feeds it, in a `call` that cannot be made again."
+        )
     if layer.is_custom:
         return Refusal(
             Reason.CUSTOM_LAYER,

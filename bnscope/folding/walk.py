@@ -14,8 +14,10 @@ from bnscope.graph import kinds
 from bnscope.graph.batchnorm import is_batch_norm
 from bnscope.graph.model import Call, Graph, Layer, Tensor
 
-# The identity at inference, whatever the dtype: `ops.Cast` is not.
-_PASSED = kinds.DROPOUT | (kinds.IDENTITY - {"ops.Cast"}) | {"Activation"}
+# The identity at inference, whatever the dtype: `ops.Cast` is not, nor a conversion.
+_PASSED = (
+    kinds.DROPOUT | (kinds.IDENTITY - {"ops.Cast", "ops.ConvertToTensor"}) | {"Activation"}
+)
 
 
 @dataclass(frozen=True, slots=True)

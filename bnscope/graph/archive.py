@@ -18,7 +18,7 @@ import h5py
 
 from bnscope.errors import BnscopeError, UnreadableModelError
 from bnscope.graph import hdf5
-from bnscope.graph.build import LayerSpec, ModelSpec, build
+from bnscope.graph.build import build
 from bnscope.graph.config import NoWeights, parse
 from bnscope.graph.model import Graph, Training
 
@@ -28,32 +28,30 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK"
 # The configuration of ResNet152 is 0.4 MB.
 _MAX_CONFIG = 256 << 20
-_WEIGHTS_ONLY = (
-    "the file holds only weights, so nothing is known of structure and configuration; lint "
-    "the whole model to analyse them"
-)
 _EXPECTED = "Expected a model saved as .keras, .h5 or .hdf5, or a configuration as .json."
 _SAVE_AGAIN = "The file is damaged; save the model again."
 
 
-def read(path: str | Path) -> Graph:
+def read(path: str | Path, config_path: str | Path | None = None) -> Graph:
     """The graph of a saved model.
 
     Args:
         path: a `.keras` archive, a legacy `.h5` file (a whole model or its weights) or the
             JSON of `model.to_json()`.
+        config_path: the JSON of `model.to_json()`, for a file with only weights.
 
     Returns:
-        The graph, with the values of BN; of a file with only weights, the BN layers found by
-        the names of their variables.
+        The graph, with the values of BN; of a file with only weights and no configuration,
+        the BN layers found by names and shapes.
 
     Raises:
         UnreadableModelError: if the file is missing, damaged or no Keras model.
     """
     path = Path(path)
+    config = None if config_path is None else _read_config(Path(config_path))
     try:
         with path.open("rb") as file:
-            return _read(path, file)
+            return _read(path, file, config)
     except BnscopeError as error:
         if str(path) in error.message:
             raise
@@ -87,20 +85,40 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _read(path: Path, file: BinaryIO) -> Graph:
+def _read_config(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _json(file.read(_MAX_CONFIG), path)
+    except OSError as error:
+        raise UnreadableModelError(
+            f"{path} cannot be read: {error.strerror or _first_line(error)}.",
+            "Expected what `model.to_json()` writes.",
+        ) from None
+
+
+def _read(path: Path, file: BinaryIO, config: Any = None) -> Graph:
     start = file.read(len(_HDF5_MAGIC))
     if not start:
         raise UnreadableModelError(f"{path} is empty.", _EXPECTED)
-    if start.startswith(_ZIP_MAGIC):
+    if start.startswith(_ZIP_MAGIC) and config is None:
         return _read_keras(path, file)
     if start == _HDF5_MAGIC:
         with h5py.File(path, "r") as store:
-            return _read_hdf5(path, store)
+            return _read_hdf5(path, store, config)
+    if config is not None:
+        raise _has_config(path)
     if start.lstrip()[:1] == b"{":
         file.seek(0)
         name, model = parse(_json(file.read(_MAX_CONFIG), path), NoWeights())
         return build(name, model, training=Training(), has_weights=False)[0]
     raise UnreadableModelError(f"{path} is no Keras model.", _EXPECTED)
+
+
+def _has_config(path: Path) -> UnreadableModelError:
+    return UnreadableModelError(
+        f"{path} is no weights file, so no configuration can be added to it.",
+        "Leave out the configuration, or pass the .weights.h5 or .h5 file.",
+    )
 
 
 def _json(text: bytes | str, path: Path) -> Any:
@@ -242,10 +260,15 @@ def _scalar(dataset: Any) -> int | None:
     return None
 
 
-def _read_hdf5(path: Path, store: h5py.File) -> Graph:
+def _read_hdf5(path: Path, store: h5py.File, config: Any = None) -> Graph:
     text = hdf5.attribute(store, "model_config")
     if text is None:
-        return _read_weights(path, store)
+        from bnscope.graph import weights_file
+
+        training = Training(optimizer_steps=_keras3_steps(store))
+        return weights_file.read(path.name, store, config, training)
+    if config is not None:
+        raise _has_config(path)
     group = hdf5.walk(store, "model_weights")
     weights = NoWeights() if group is None else hdf5.LegacyWeights(group)
     name, model = parse(_json(text, path), weights)
@@ -266,43 +289,3 @@ def _legacy_steps(store: h5py.File) -> int | None:
         first = next(iter(group), None)
         group = None if first is None else hdf5.child(group, first)
     return None
-
-
-def _read_weights(path: Path, store: h5py.File) -> Graph:
-    """A file with only weights: BN is recognised by the names of variables and groups."""
-    if "layer_names" in store.attrs:
-        layers = list(_legacy_layers(store))
-    elif "layers" in store or "_layer_checkpoint_dependencies" in store or "vars" in store:
-        layers = list(_keras3_layers(store))
-    else:
-        raise UnreadableModelError(
-            f"{path} is an HDF5 file, but not one that Keras wrote.", _EXPECTED
-        )
-    model = ModelSpec(layers=layers, opaque=_WEIGHTS_ONLY)
-    return build(path.name, model, training=Training(), has_weights=True)[0]
-
-
-def _legacy_layers(store: h5py.File) -> Iterator[LayerSpec]:
-    for name in store:
-        group = hdf5.child(store, name)
-        if isinstance(group, h5py.Group):
-            for owner in hdf5.legacy_sets(group):
-                inner = owner.rpartition("/")[2]
-                same = len(hdf5.legacy_sets(group)) == 1
-                yield LayerSpec(
-                    name if same else f"{name}/{inner}",
-                    "BatchNormalization",
-                    variables=hdf5.LegacyWeights(group, (owner,)).batch_norm({}),
-                )
-
-
-def _keras3_layers(store: h5py.File) -> Iterator[LayerSpec]:
-    for path, group in hdf5.keras3_sets(store):
-        values = hdf5.walk(group, "vars")
-        name = hdf5.attribute(values, "name")
-        if len(values) == 4:  # noqa: PLR2004  with fewer, which one is missing is not known
-            yield LayerSpec(
-                name if isinstance(name, str) else path,
-                "BatchNormalization",
-                variables=hdf5.Keras3Weights(group).batch_norm({}),
-            )

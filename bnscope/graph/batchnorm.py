@@ -27,6 +27,8 @@ VARIABLES = (
     "renorm_mean",
     "renorm_stddev",
 )
+# What the only one of gamma and beta is called where a file does not say which it is.
+AFFINE = "gamma or beta"
 DEFAULT_MOMENTUM = 0.99
 DEFAULT_EPSILON = 1e-3
 
@@ -58,13 +60,23 @@ def variable_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in VARIABLES if present.get(name, True))
 
 
+def known_momentum(layer: Layer) -> float | None:
+    """The momentum of a BN layer; None where its configuration is not known."""
+    return momentum(layer) if layer.config_known else None
+
+
+def known_epsilon(layer: Layer) -> float | None:
+    """The epsilon of a BN layer; None where its configuration is not known."""
+    return epsilon(layer) if layer.config_known else None
+
+
 def momentum(layer: Layer) -> float:
-    """The momentum of a BN layer."""
+    """The momentum of a BN layer, Keras's default where it is not known."""
     return _number(layer.config.get("momentum"), DEFAULT_MOMENTUM)
 
 
 def epsilon(layer: Layer) -> float:
-    """The epsilon of a BN layer."""
+    """The epsilon of a BN layer, Keras's default where it is not known."""
     return _number(layer.config.get("epsilon"), DEFAULT_EPSILON)
 
 
@@ -82,6 +94,7 @@ def state(layer: Layer) -> BatchNormState | None:
         moving_variance=variables["moving_variance"].read(),
         momentum=momentum(layer),
         epsilon=epsilon(layer),
+        config_known=layer.config_known,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from bnscope.errors import UnreadableModelError
 from bnscope.graph import kinds, shapes
+from bnscope.graph.batchnorm import KINDS as BATCH_NORM
 from bnscope.graph.model import (
     Call,
     Graph,
@@ -23,6 +24,10 @@ from bnscope.graph.model import (
     Variable,
 )
 
+_UNCALLED = (
+    "the call that was followed does not reach it, so only its values and configuration "
+    "were checked"
+)
 # (layer key, index of the call among the layer's calls in its model, index of the output)
 Key = tuple[Hashable, int, int]
 
@@ -48,6 +53,7 @@ class LayerSpec:
     children: list[LayerSpec] = field(default_factory=list)
     model: ModelSpec | None = None
     source: Any = None
+    config_known: bool = True
 
 
 @dataclass(eq=False)
@@ -67,13 +73,23 @@ class NodeSpec:
 
 @dataclass(eq=False)
 class ModelSpec:
-    """A model as it is written. `opaque` says why no calls are known, where none are."""
+    """A model as it is written.
+
+    Args:
+        layers: its layers.
+        nodes: its calls.
+        inputs: the tensors it takes.
+        outputs: the tensors it returns.
+        opaque: why no calls are known, where none are.
+        traced: whether the calls are those of one symbolic call.
+    """
 
     layers: list[LayerSpec] = field(default_factory=list)
     nodes: list[NodeSpec] = field(default_factory=list)
     inputs: list[Reference] = field(default_factory=list)
     outputs: list[Reference] = field(default_factory=list)
     opaque: str = ""
+    traced: bool = False
 
 
 def build(
@@ -114,6 +130,19 @@ class _Frame:
     bound: dict[Key, int]
     widths: Mapping[tuple[Hashable, int], int]
     training: bool | None
+    traced: bool = False
+
+    def training_of(self, node: NodeSpec) -> bool | None:
+        """The `training` of a call.
+
+        In a graph of Keras a value from outside wins over one inside; in a `call` that
+        Python runs, the value written there does.
+        """
+        written = _bool_or_none(node.kwargs.get("training"))
+        first, second = (
+            (written, self.training) if self.traced else (self.training, written)
+        )
+        return second if first is None else first
 
 
 @dataclass(eq=False)
@@ -135,6 +164,7 @@ class _Flattener:
         self.made: dict[int, Layer] = {}
         self.inputs: list[int] = []
         self.not_analysed: list[NotAnalysed] = []
+        self.traced: dict[str, ModelSpec] = {}
 
     def model(
         self,
@@ -149,7 +179,9 @@ class _Flattener:
             self.opaque(model, prefix)
             return []
         bound = self.bind_inputs(model, given)
-        frame = _Frame(prefix, bound, _output_counts(model), training)
+        frame = _Frame(prefix, bound, _output_counts(model), training, model.traced)
+        if model.traced:
+            self.traced[prefix] = model
         for node in _in_order(model):
             if node.layer.kind == kinds.INPUT:
                 self.bind_stray_input(node, bound)
@@ -160,10 +192,7 @@ class _Flattener:
         return [self.resolve(reference, bound) for reference in model.outputs]
 
     def node(self, node: NodeSpec, inputs: list[int], frame: _Frame) -> list[int]:
-        # As in Keras, a value from outside wins over one inside.
-        training = frame.training
-        if training is None:
-            training = _bool_or_none(node.kwargs.get("training"))
+        training = frame.training_of(node)
         inner = node.layer.model
         if inner is not None and not inner.opaque and len(inner.inputs) == len(inputs):
             prefix = f"{frame.prefix}{node.layer.name}/"
@@ -231,6 +260,14 @@ class _Flattener:
             tensor.dtype = reference.dtype
         return index
 
+    def uncalled(self) -> None:
+        """Adds the BN layers of traced models that no call was seen of."""
+        for prefix, model in self.traced.items():
+            for spec in model.layers:
+                if any(id(inner) not in self.made for inner in _batch_norms(spec)):
+                    path = self.layer(spec, prefix).path
+                    self.not_analysed.append(NotAnalysed(path, _UNCALLED))
+
     def opaque(self, model: ModelSpec, prefix: str) -> None:
         self.not_analysed.append(NotAnalysed(prefix.rstrip("/"), model.opaque))
         for spec in model.layers:
@@ -250,7 +287,13 @@ class _Flattener:
         if spec.model is not None and spec.model.opaque:
             self.not_analysed.append(NotAnalysed(path, spec.model.opaque))
         layer = Layer(
-            path, spec.kind, spec.config, spec.trainable, spec.variables, children
+            path,
+            spec.kind,
+            spec.config,
+            spec.trainable,
+            spec.variables,
+            children,
+            spec.config_known,
         )
         self.layers[path] = self.made[id(spec)] = layer
         return layer
@@ -263,11 +306,19 @@ class _Flattener:
             number += 1
         return f"{path}#{number}"
 
+    def shape(self, made: _Tensor) -> Shape | None:
+        # Layers inside a traced model were built on some batch, whose size means nothing.
+        shape = made.shape
+        return (
+            (None, *shape[1:]) if shape and len(shape) > 1 and "" in self.traced else shape
+        )
+
     def freeze(
         self, name: str, outputs: list[int], training: Training, *, has_weights: bool
     ) -> tuple[Graph, dict[str, LayerSpec]]:
+        self.uncalled()
         tensors = tuple(
-            Tensor(index, made.producer, made.shape, made.dtype, made.name)
+            Tensor(index, made.producer, self.shape(made), made.dtype, made.name)
             for index, made in enumerate(self.tensors)
         )
         calls = tuple(
@@ -283,6 +334,7 @@ class _Flattener:
             not_analysed=tuple(self.not_analysed),
             training=training,
             has_weights=has_weights,
+            traced=tuple(prefix.rstrip("/") for prefix in self.traced),
         )
         return graph, self.specs
 
@@ -300,6 +352,19 @@ def _freeze(index: int, made: _Call, tensors: tuple[Tensor, ...]) -> Call:
         kwargs={name: _map(value, replace) for name, value in made.node.kwargs.items()},
         training=made.training,
     )
+
+
+def _batch_norms(spec: LayerSpec) -> Iterator[LayerSpec]:
+    """The BN layers in a layer, itself included."""
+    if spec.kind in BATCH_NORM or "moving_mean" in spec.variables:
+        yield spec
+    for inner in (*spec.children, *(spec.model.layers if spec.model else ())):
+        yield from _batch_norms(inner)
+
+
+def holds_batch_norm(spec: LayerSpec) -> bool:
+    """Whether a layer is BN, or has BN inside."""
+    return any(True for _ in _batch_norms(spec))
 
 
 def _in_order(model: ModelSpec) -> Iterator[NodeSpec]:

@@ -8,27 +8,41 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnscope.errors import UnreadableModelError
 from bnscope.graph import kinds
 from bnscope.graph.batchnorm import KINDS as BATCH_NORM
-from bnscope.graph.build import LayerSpec, ModelSpec, NodeSpec, Reference
-from bnscope.graph.model import Shape, Variable
+from bnscope.graph.build import (
+    LayerSpec,
+    ModelSpec,
+    NodeSpec,
+    Reference,
+    holds_batch_norm,
+)
+from bnscope.graph.model import CUSTOM_LAYER, Shape, Variable
+
+if TYPE_CHECKING:
+    from bnscope.graph.weight_sets import BatchNormSet
 
 Config = Mapping[str, Any]
 
 _SEQUENTIAL = "Sequential"
 # Layers that hold others in their configuration, and under which keys.
 _INNER_LAYERS = ("layer", "forward_layer", "backward_layer", "backward_config", "cell")
+# What the configuration of BN, or of a subclass of it, always holds.
+_BATCH_NORM_OPTIONS = frozenset({"momentum", "epsilon", "moving_variance_initializer"})
 _KERAS_MODULE = re.compile(
     r"^(tf_keras|keras|tensorflow\.python\.keras|tensorflow\.keras)\b"
 )
 _KERAS_OPS = re.compile(r"^keras\.src\.ops\b")
 _OPAQUE_MODEL = (
     "its configuration holds no graph (a subclassed model, or one that saves only its "
-    "hyper-parameters); lint the live model to analyse the structure"
+    "hyper-parameters): its structure is not known, nor the configuration (momentum, epsilon, "
+    "axis, trainable) of the BN layers found in its weights; lint the live model to analyse "
+    "them"
 )
 
 
@@ -47,6 +61,10 @@ class Weights(Protocol):
         """The variables of the BN layer at this place."""
         ...
 
+    def found_inside(self) -> Iterator[BatchNormSet]:
+        """The BN layers below this place, told by names and shapes."""
+        ...
+
 
 class NoWeights:
     """A file without variables."""
@@ -62,6 +80,10 @@ class NoWeights:
     def batch_norm(self, config: Config) -> Mapping[str, Variable]:  # noqa: ARG002
         """No variables."""
         return {}
+
+    def found_inside(self) -> Iterator[BatchNormSet]:
+        """No layers."""
+        return iter(())
 
 
 def parse(obj: object, weights: Weights) -> tuple[str, ModelSpec]:
@@ -83,8 +105,10 @@ def parse(obj: object, weights: Weights) -> tuple[str, ModelSpec]:
             "Expected what `model.to_json()` writes.",
         )
     spec = _layer(obj, weights)
-    if spec.model is None:
-        layers = [spec] if spec.kind in BATCH_NORM else spec.children
+    if spec.kind in BATCH_NORM:
+        return spec.name, ModelSpec(layers=[spec], opaque=_OPAQUE_MODEL)
+    if spec.model is None or spec.model.opaque:
+        layers = spec.children if spec.model is None else spec.model.layers
         return spec.name, ModelSpec(layers=layers, opaque=_OPAQUE_MODEL)
     return spec.name, spec.model
 
@@ -104,9 +128,9 @@ def _layer(obj: Config, weights: Weights) -> LayerSpec:
         spec.variables = weights.batch_norm(config)
     else:
         spec.children = _inner_layers(config, weights)
-        if _is_model_class(obj, class_name):
-            spec.model = ModelSpec(layers=spec.children, opaque=_OPAQUE_MODEL)
-            spec.children = []
+        is_model = _is_model_class(obj, class_name)
+        if is_model or kind.startswith("custom."):
+            _add_found_layers(spec, weights, is_model=is_model)
     return spec
 
 
@@ -156,6 +180,35 @@ def _inner_layers(config: Config, weights: Weights) -> list[LayerSpec]:
         if isinstance(inner, Mapping) and "class_name" in inner:
             found.append(_layer(inner, weights.within(key)))
     return found
+
+
+def _add_found_layers(spec: LayerSpec, weights: Weights, *, is_model: bool) -> None:
+    """Adds to a custom layer, or a subclassed model, what its weights say of it."""
+    if set(spec.config) >= _BATCH_NORM_OPTIONS:  # a subclass of BN, or an imitation
+        with suppress(UnreadableModelError):  # whose variables are of its own kind
+            spec.variables = weights.batch_norm(spec.config)
+        return
+    known = {key for key in _INNER_LAYERS if isinstance(spec.config.get(key), Mapping)}
+    spec.children += [
+        found_layer(found)
+        for found in weights.found_inside()
+        if found.place.partition("/")[0] not in known
+    ]
+    if is_model or any(map(holds_batch_norm, spec.children)):
+        reason = _OPAQUE_MODEL if is_model else CUSTOM_LAYER
+        spec.model = ModelSpec(layers=spec.children, opaque=reason)
+        spec.children = []
+
+
+def found_layer(found: BatchNormSet) -> LayerSpec:
+    """A BN layer of which only the variables are known."""
+    return LayerSpec(
+        found.path,
+        "BatchNormalization",
+        found.config,
+        variables=found.variables,
+        config_known=False,
+    )
 
 
 def _model(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,9 @@ import numpy.typing as npt
 from bnscope.errors import UnreadableModelError
 from bnscope.graph.batchnorm import VARIABLES, variable_names
 from bnscope.graph.model import Variable
+
+if TYPE_CHECKING:
+    from bnscope.graph.weight_sets import BatchNormSet
 
 # The longest gamma that is believed; the widest real layers have some 100,000 channels.
 MAX_CHANNELS = 1 << 24
@@ -182,7 +186,13 @@ class Keras3Weights:
             return {}
         names = variable_names(config)
         places = {name: str(index) for index, name in enumerate(names)}
-        return _variables(places, values, self._stored)
+        return variables(places, values, self._stored)
+
+    def found_inside(self) -> Iterator[BatchNormSet]:
+        """The BN layers below this place, told by names and shapes."""
+        from bnscope.graph.weight_sets import keras3_sets
+
+        return iter(()) if self.group is None else keras3_sets(self.group, self._stored)
 
 
 class LegacyWeights:
@@ -212,13 +222,24 @@ class LegacyWeights:
             return {}
         sets = legacy_sets(self.group)
         owner = _best_match("/".join(self.parts), list(sets))
-        return {} if owner is None else _variables(sets[owner], self.group)
+        return {} if owner is None else variables(sets[owner], self.group)
+
+    def found_inside(self) -> Iterator[BatchNormSet]:
+        """The BN layers below this place, told by the names of their variables."""
+        from bnscope.graph.weight_sets import legacy_group_sets
+
+        if self.group is None or not self.parts:
+            return
+        for found in legacy_group_sets(self.group, self.parts[0]):
+            around, _, path = found.path.partition("/".join(self.parts) + "/")
+            if path and not around:
+                yield replace(found, path=path, place=path)
 
 
 def legacy_sets(group: h5py.Group) -> dict[str, dict[str, str]]:
     """The BN variables of a legacy group: owner's name -> variable -> place in the group."""
     sets: dict[str, dict[str, str]] = {}
-    for name in _weight_names(group):
+    for name in names(group, "weight_names"):
         owner, _, last = name.rpartition("/")
         variable = last.partition(":")[0]
         if variable in VARIABLES:
@@ -226,26 +247,19 @@ def legacy_sets(group: h5py.Group) -> dict[str, dict[str, str]]:
     return {owner: found for owner, found in sets.items() if "moving_mean" in found}
 
 
-def keras3_sets(
-    group: h5py.Group, path: str = "", depth: int = 0
-) -> Iterator[tuple[str, h5py.Group]]:
-    """The BN layers of a Keras 3 weights file, by the names of their groups: path, group."""
-    if depth > MAX_DEPTH:
-        return
-    for key in group:
-        member = _group(group, key)
-        if member is None or key == "vars":
-            continue
-        inner = f"{path}/{key}" if path else key
-        if _is_numbered(key, "batch_normalization") and _group(member, "vars") is not None:
-            yield inner, member
-        else:
-            yield from keras3_sets(member, inner, depth + 1)
-
-
-def _variables(
+def variables(
     places: Mapping[str, str], group: h5py.Group, stored: memoryview | None = None
 ) -> dict[str, Variable]:
+    """The variables of a BN layer, read now.
+
+    Args:
+        places: where each is, by its name, below the group.
+        group: a group of the file.
+        stored: the bytes of the file, where they lie in memory.
+
+    Raises:
+        UnreadableModelError: if they are no vectors of one length.
+    """
     found = {}
     for name, place in places.items():
         folder, _, last = place.rpartition("/")
@@ -272,17 +286,17 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
     return str(dtype)
 
 
-def _weight_names(group: h5py.Group) -> list[str]:
-    """`weight_names`, which Keras cuts into `weight_names0`, ... where it is too long."""
-    values = group.attrs.get("weight_names")
+def names(group: h5py.Group, name: str) -> list[str]:
+    """A list of names, which Keras cuts into `weight_names0`, ... where it is too long."""
+    values = group.attrs.get(name)
     if values is None:
         chunks: list[Any] = []
-        while (chunk := group.attrs.get(f"weight_names{len(chunks)}")) is not None:
+        while (chunk := group.attrs.get(f"{name}{len(chunks)}")) is not None:
             chunks.append(chunk)
-        values = [name for chunk in chunks for name in chunk]
+        values = [part for chunk in chunks for part in chunk]
     return [
-        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-        for name in values
+        part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)
+        for part in values
     ]
 
 

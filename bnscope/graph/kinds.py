@@ -36,7 +36,15 @@ MULTIPLICATIVE_NOISE = frozenset({"Dropout", "GaussianDropout", "AlphaDropout"})
 )
 DROPOUT = MULTIPLICATIVE_NOISE | {"GaussianNoise"}
 # The tensor itself, in training too.
-IDENTITY = frozenset({"Identity", "ActivityRegularization", "ops.Identity", "ops.Cast"})
+IDENTITY = frozenset(
+    {
+        "Identity",
+        "ActivityRegularization",
+        "ops.Identity",
+        "ops.Cast",
+        "ops.ConvertToTensor",
+    }
+)
 AUGMENTATION = frozenset(
     {
         "RandomFlip",

@@ -13,28 +13,40 @@ import numpy as np
 
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph import kinds
-from bnscope.graph.build import LayerSpec, ModelSpec, NodeSpec, Reference, build
+from bnscope.graph.build import (
+    LayerSpec,
+    ModelSpec,
+    NodeSpec,
+    Reference,
+    build,
+    holds_batch_norm,
+)
 from bnscope.graph.model import Graph, Shape, Training, Variable
+from bnscope.graph.tracing import Arguments, Trace, Tracer, UntraceableError, overrides_call
 
 _SUBCLASSED = (
     "a subclassed model: which layer feeds which is written in its `call` only; its layers "
     "were checked one by one"
 )
+_CHECKED_SINGLY = "its layers were checked one by one"
 
 
-def read(model: Any) -> Graph:
+def read(model: Any, *, trace: bool = False) -> Graph:
     """The graph of a live model.
 
     Args:
         model: a `keras.Model`; built or not, compiled or not. It is not changed.
+        trace: whether to follow the `call` of subclassed models and of custom layers by
+            calling them once on symbolic tensors, which takes as long as building them.
 
     Returns:
-        The graph. Of a subclassed model only the layers are known, and `not_analysed` says so.
+        The graph. Where a `call` was not followed only the layers are known, and
+        `not_analysed` says so.
 
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    return _read(model)[0]
+    return _read(model, trace=trace)[0]
 
 
 def keras_layers(model: Any) -> dict[str, Any]:
@@ -49,10 +61,10 @@ def keras_layers(model: Any) -> dict[str, Any]:
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    return {path: spec.source for path, spec in _read(model)[1].items()}
+    return {path: spec.source for path, spec in _read(model, trace=False)[1].items()}
 
 
-def _read(model: Any) -> tuple[Graph, dict[str, LayerSpec]]:
+def _read(model: Any, *, trace: bool) -> tuple[Graph, dict[str, LayerSpec]]:
     import keras
 
     if not isinstance(model, keras.Model):
@@ -61,14 +73,28 @@ def _read(model: Any) -> tuple[Graph, dict[str, LayerSpec]]:
             f"Expected a Keras 3 model, got {kind}.",
             "Pass a keras.Model, or the path of a saved model (.keras, .h5, .json).",
         )
-    spec = _Reader().layer(model)
+    reader = _Reader(Tracer(model) if trace else None)
+    spec = reader.whole(model)
     top = spec.model or ModelSpec(layers=spec.children, opaque=_SUBCLASSED)
     return build(spec.name, top, training=_training(model), has_weights=True)
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, tracer: Tracer | None) -> None:
+        self.tracer = tracer
         self.specs: dict[int, LayerSpec] = {}
+
+    def whole(self, model: Any) -> LayerSpec:
+        """The specification of the model that is read."""
+        spec = self.layer(model)
+        if self.tracer is not None and _is_followed(model):
+            try:
+                call = self.tracer.first_call(model)
+            except UntraceableError as error:
+                self.leave(spec, str(error))
+            else:
+                self.follow(spec, [call])
+        return spec
 
     def layer(self, layer: Any) -> LayerSpec:
         """The specification of a layer; one for an object, wherever it is called."""
@@ -89,7 +115,7 @@ class _Reader:
 
         if isinstance(layer, keras.Sequential):
             spec.model = self.sequential(layer)
-        elif hasattr(layer, "_nodes_by_depth"):
+        elif _has_nodes(layer):
             spec.model = self.functional(layer)
         elif isinstance(layer, keras.Model):
             spec.model = ModelSpec(layers=self.inside(layer), opaque=_SUBCLASSED)
@@ -122,9 +148,13 @@ class _Reader:
             outputs=[_reference(tensor) for tensor in model.outputs],
         )
         for operation in model.operations:
-            for index, node in enumerate(operation._inbound_nodes):  # noqa: SLF001
-                if id(node) in nodes:
-                    spec.nodes.append(self.node(operation, index, node))
+            own = [
+                (index, node)
+                for index, node in enumerate(operation._inbound_nodes)  # noqa: SLF001
+                if id(node) in nodes
+            ]
+            spec.nodes += [self.node(operation, index, node) for index, node in own]
+            self.follow_calls(operation, [node for _, node in own])
         return spec
 
     def node(self, operation: Any, index: int, node: Any) -> NodeSpec:
@@ -136,15 +166,81 @@ class _Reader:
             outputs=tuple(_reference(tensor) for tensor in node.output_tensors),
         )
 
+    def follow_calls(self, operation: Any, nodes: list[Any]) -> None:
+        """Follows the calls of a custom layer that these nodes are."""
+        if self.tracer is not None and nodes and _is_followed(operation):
+            calls = [
+                Arguments(node.arguments.args, node.arguments.kwargs) for node in nodes
+            ]
+            self.follow(self.layer(operation), calls)
+
+    def follow(self, spec: LayerSpec, calls: list[Arguments]) -> None:
+        """Puts in what a `call` does with the layers inside, if that can be told."""
+        if self.tracer is None or (spec.model is not None and spec.model.traced):
+            return
+        try:
+            trace = self.tracer.trace(spec.source, calls)
+        except UntraceableError as error:
+            self.leave(spec, str(error))
+        else:
+            spec.model, spec.children = self.traced(spec.source, trace), []
+
+    def leave(self, spec: LayerSpec, reason: str) -> None:
+        """Says why a `call` was not followed, if there is BN in it."""
+        if holds_batch_norm(spec):
+            layers = spec.model.layers if spec.model else spec.children
+            inside = [each for each in layers if each.kind != kinds.INPUT]
+            spec.model = ModelSpec(inside, opaque=f"{reason}; {_CHECKED_SINGLY}")
+            spec.children = []
+
+    def traced(self, layer: Any, trace: Trace) -> ModelSpec:
+        spec = ModelSpec(
+            layers=self.inside(layer),
+            inputs=[_reference(tensor) for tensor in trace.inputs],
+            outputs=[_reference(tensor) for tensor in trace.outputs],
+            traced=True,
+        )
+        calls: dict[int, list[Any]] = {}
+        for node, training in zip(trace.nodes, trace.training, strict=True):
+            index = node.output_tensors[0]._keras_history.node_index  # noqa: SLF001
+            made = self.node(node.operation, index, node)
+            rest = {
+                name: value for name, value in made.kwargs.items() if name != "training"
+            }
+            made.kwargs = rest if training is None else {**rest, "training": training}
+            spec.nodes.append(made)
+            calls.setdefault(id(node.operation), []).append(node)
+        for nodes in calls.values():
+            self.follow_calls(nodes[0].operation, nodes)
+        return spec
+
 
 def kind_of(layer: Any) -> str:
     """`Conv2D` for Keras's own layers, `ops.Add` for operations, else `custom.Name`."""
     cls = type(layer)
     module = cls.__module__
+    if hasattr(layer, "bnscope_kind"):
+        return str(layer.bnscope_kind)
     if module.startswith("keras.src.ops"):
         return f"ops.{cls.__name__}"
     own = module == "keras" or module.startswith("keras.")
     return cls.__name__ if own else f"custom.{cls.__name__}"
+
+
+def _has_nodes(layer: Any) -> bool:
+    return hasattr(layer, "_nodes_by_depth")
+
+
+def _is_followed(layer: Any) -> bool:
+    """Whether what a layer does is written in a `call` of the user, with layers inside."""
+    import keras
+
+    return (
+        isinstance(layer, keras.Layer)
+        and not isinstance(layer, keras.layers.BatchNormalization)
+        and overrides_call(layer)
+        and bool(layer._layers)  # noqa: SLF001
+    )
 
 
 def _operation_key(operation: Any) -> Any:

@@ -40,6 +40,8 @@ class Layer:
         variables: the variables by name (`gamma`, `moving_mean`, `kernel`, ...).
         children: layers inside this one that the graph does not call itself (the layer
             inside a `TimeDistributed`, the cell of a recurrent layer).
+        config_known: False where only the variables were found (a file with only weights):
+            what is missing in `config` is then not Keras's default, but not known.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Layer:
     trainable: bool = True
     variables: Mapping[str, Variable] = field(default_factory=dict, repr=False)
     children: tuple[Layer, ...] = field(default=(), repr=False)
+    config_known: bool = True
 
     @property
     def name(self) -> str:
@@ -118,6 +121,12 @@ class Call:
         return self.layer.config
 
 
+# The reason for a custom layer of which only the layers inside are known.
+CUSTOM_LAYER = (
+    "a custom layer: how it connects the layers inside is written in its `call` only"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NotAnalysed:
     """A part of the model that could not be analysed, and why. `layer` "" is the model."""
@@ -155,6 +164,8 @@ class Graph:
         not_analysed: what could not be read as a graph.
         training: what is known of the training.
         has_weights: whether values of variables can be read.
+        traced: paths of the subclassed models and custom layers whose inside is known from a
+            symbolic call; "" is the model. They cannot be made again with changes.
     """
 
     name: str
@@ -166,6 +177,7 @@ class Graph:
     not_analysed: tuple[NotAnalysed, ...] = ()
     training: Training = Training()
     has_weights: bool = True
+    traced: tuple[str, ...] = ()
 
     @cached_property
     def _consumers(self) -> Sequence[tuple[Call, ...]]:
@@ -200,6 +212,10 @@ class Graph:
         while parent is not None:
             yield parent
             parent = self._parents.get(parent.path)
+
+    def is_traced(self, layer: Layer) -> bool:
+        """Whether a layer lies where the structure is known from a symbolic call only."""
+        return any(not part or layer.path.startswith(part + "/") for part in self.traced)
 
     def layer(self, path: str) -> Layer:
         """The layer with that path.

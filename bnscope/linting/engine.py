@@ -20,6 +20,7 @@ def lint(
     select: str | Iterable[str] | None = None,
     ignore: str | Iterable[str] | None = None,
     settings: Settings | None = None,
+    config: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Lints a saved or live model. The model is not changed, and a file is never run.
 
@@ -28,6 +29,7 @@ def lint(
         select: codes, prefixes or names of the rules to run (`"BN101,BN2"` or a list).
         ignore: those not to run.
         settings: settings to start from; `select` and `ignore` replace theirs.
+        config: the JSON of `model.to_json()`, which completes a file with only weights.
 
     Returns:
         The report: iterate over its findings, ask for `.ok`, print it, or take `.to_json()`.
@@ -43,7 +45,7 @@ def lint(
     if ignore is not None:
         settings = replace(settings, ignore=split_codes(ignore) or ())
     rules = settings.rules()
-    graph = read(model_or_path)
+    graph = read(model_or_path, config)
     is_file = isinstance(model_or_path, (str, os.PathLike))
     return lint_graph(graph, rules, path=os.fspath(model_or_path) if is_file else None)
 

@@ -67,7 +67,7 @@ class CollapsedVariance(StateRule):
             value = float(variance[channels[0]])
             yield StateProblem(
                 f"moving_variance has {word} {value:.3g} in {channel_list(channels)} of "
-                f"{variance.size} (epsilon is {state.epsilon:g}, the limit {threshold:.3g}).",
+                f"{variance.size} ({_epsilon(state)}, the limit {threshold:.3g}).",
                 "moving_variance",
                 channels,
                 value,
@@ -119,3 +119,9 @@ class CollapsedVariance(StateRule):
         bn.moving_mean.assign([0.3, 0.0])
         bn.moving_variance.assign([0.7, 2e-3])
         return model
+
+
+def _epsilon(state: BatchNormState) -> str:
+    if state.config_known:
+        return f"epsilon is {state.epsilon:g}"
+    return f"epsilon is not known and taken to be {state.epsilon:g}, Keras's default"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bnscope.graph.batchnorm import momentum
+from bnscope.graph.batchnorm import known_momentum
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
 
@@ -39,7 +39,9 @@ class MomentumOutOfRange(Rule):
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
         for layer in context.batch_norms:
-            value = momentum(layer)
+            value = known_momentum(layer)
+            if value is None:
+                continue
             if value == 1.0:
                 yield Problem(
                     layer.path,
@@ -112,8 +114,8 @@ class MomentumTorchConvention(Rule):
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
         for layer in context.batch_norms:
-            value = momentum(layer)
-            if 0.0 < value <= self.LARGEST_TORCH_MOMENTUM:
+            value = known_momentum(layer)
+            if value is not None and 0.0 < value <= self.LARGEST_TORCH_MOMENTUM:
                 yield Problem(
                     layer.path,
                     f"momentum={value:g} gives the last batch a weight of {1 - value:g}; it "

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from bnscope.bn import BatchNormState
-from bnscope.graph.batchnorm import is_frozen
+from bnscope.graph.batchnorm import AFFINE, is_frozen
 from bnscope.graph.model import Layer
 from bnscope.rules.base import Context, Problem, Rule, Severity, plural
+
+_MAYBE_FROZEN = " Whether the layer is frozen on purpose is not known."
 
 
 class StatsNeverUpdated(Rule):
@@ -50,7 +52,7 @@ class StatsNeverUpdated(Rule):
         if not initial:
             return
         steps = context.graph.training.optimizer_steps or 0
-        if not steps and all(_is_initial(state) for _, state in known):
+        if not steps and all(_is_initial(layer, state) for layer, state in known):
             yield _untrained(initial)
             return
         counted = f" for {plural(steps, 'step')}" if steps else ""
@@ -60,8 +62,8 @@ class StatsNeverUpdated(Rule):
                     layer.path,
                     "moving_mean is exactly 0 and moving_variance exactly 1 in all "
                     f"{plural(_channels(context, layer), 'channel')}, though the model was "
-                    f"trained{counted}: inference does "
-                    "not normalize.",
+                    f"trained{counted}: inference does not normalize."
+                    + ("" if layer.config_known else _MAYBE_FROZEN),
                     data={"optimizer_steps": steps},
                 )
 
@@ -115,7 +117,9 @@ def _has_initial_statistics(state: BatchNormState) -> bool:
     return bool(np.all(state.moving_mean == 0) and np.all(state.moving_variance == 1))
 
 
-def _is_initial(state: BatchNormState) -> bool:
+def _is_initial(layer: Layer, state: BatchNormState) -> bool:
+    if AFFINE in layer.variables:  # would bear its name if it had its initial values
+        return False
     gamma = state.gamma is None or np.all(state.gamma == 1) or np.all(state.gamma == 0)
     beta = state.beta is None or np.all(state.beta == 0)
     return bool(gamma and beta and _has_initial_statistics(state))

@@ -1,0 +1,390 @@
+"""What a subclassed model or a custom layer does with its layers, told by calling it once.
+
+`call` runs on symbolic tensors, in which Keras itself notes who was called with what. It runs
+where no variable can change, and what it leaves behind on the layers is put back. It runs
+twice, with `training` True and False: only what both runs agree on is believed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class UntraceableError(Exception):
+    """Why a call could not be followed."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a layer is called with; symbolic tensors among the values."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One symbolic call.
+
+    Args:
+        inputs: the symbolic tensors that were passed, in the order of the arguments.
+        outputs: those that were returned.
+        nodes: Keras's nodes, in the order in which they were made.
+        training: for each node the `training=` value that always holds there; None where it
+            follows the caller's.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+    nodes: list[Any]
+    training: list[bool | None] = field(default_factory=list)
+
+
+class Tracer:
+    """Follows the calls of the layers of one model.
+
+    Args:
+        model: a built `keras.Model`. It is as before after every trace.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.layers: list[Any] = list(model._flatten_layers())  # noqa: SLF001
+        self.known = {id(layer) for layer in self.layers}
+
+    def first_call(self, model: Any) -> Arguments:
+        """The arguments with which a model was built.
+
+        Raises:
+            UntraceableError: if it is not built, or its input shape is not known.
+        """
+        if not model.built:
+            raise UntraceableError("it is not built; call it on data once")
+        if hasattr(model, "_nodes_by_depth"):
+            return Arguments((model.input,), {})
+        shapes = getattr(model, "_build_shapes_dict", None)
+        if not shapes:
+            raise UntraceableError(
+                "Keras does not know its input shape (its `call` runs on no symbolic tensors, "
+                "or it was never called on data)"
+            )
+        dtype = model.input_dtype
+        if len(shapes) == 1:
+            return Arguments((_symbolic(next(iter(shapes.values())), dtype),), {})
+        given = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
+        if not set(given) <= set(inspect.signature(model.call).parameters):
+            raise UntraceableError("the arguments of its `call` are not known")
+        return Arguments(
+            (), {name: _symbolic(shape, dtype) for name, shape in given.items()}
+        )
+
+    def trace(self, layer: Any, calls: Sequence[Arguments]) -> Trace:
+        """Calls a layer as it was called before.
+
+        Args:
+            layer: a subclassed model or a custom layer.
+            calls: the arguments of all its calls.
+
+        Raises:
+            UntraceableError: if the calls cannot be followed, or not with certainty.
+        """
+        if len({_summary(call) for call in calls}) != 1:
+            raise UntraceableError("it is called in several ways")
+        runs = [self._run(layer, calls[0], training=training) for training in (True, False)]
+        if _outline(runs[0], self.known) != _outline(runs[1], self.known):
+            raise UntraceableError("its `call` does not always call the same layers")
+        modes = zip(
+            _modes(runs[0], training=True), _modes(runs[1], training=False), strict=True
+        )
+        training = [_agreed(training=one, inference=other) for one, other in modes]
+        return Trace(runs[0].inputs, runs[0].outputs, runs[0].nodes, training)
+
+    def _run(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
+        with _as_before(self.layers), _sandbox(layer, training=training):
+            try:
+                return self._record(layer, call, training=training)
+            except UntraceableError:
+                raise
+            except Exception as error:  # a user's `call` may raise anything
+                raise UntraceableError(_reason(error)) from error
+
+    def _record(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
+        import keras
+
+        before = [len(each._inbound_nodes) for each in self.layers]  # noqa: SLF001
+        args, kwargs, inputs = _fresh_inputs(layer, call)
+        if "training" in inspect.signature(layer.call).parameters:
+            kwargs["training"] = training
+        returned = keras.tree.flatten(layer.call(*args, **kwargs))
+        outputs = [value for value in returned if value is not None]
+        if not outputs or not all(hasattr(value, "_keras_history") for value in outputs):
+            raise UntraceableError("its `call` returns what is not made of its inputs")
+        new = [
+            node
+            for each, count in zip(self.layers, before, strict=True)
+            for node in each._inbound_nodes[count:]  # noqa: SLF001
+        ]
+        nodes = _nodes_before(outputs, new, inputs)
+        for node in nodes:
+            self._check(node)
+        return Trace(inputs, outputs, nodes)
+
+    def _check(self, node: Any) -> None:
+        import keras
+
+        operation = node.operation
+        if id(operation) in self.known or isinstance(operation, keras.layers.InputLayer):
+            return
+        if getattr(operation, "weights", None):
+            raise UntraceableError(
+                f'its `call` uses "{operation.name}", which is none of its layers'
+            )
+        arguments = node.arguments
+        values = keras.tree.flatten([list(arguments.args), dict(arguments.kwargs)])
+        if any(callable(value) and not hasattr(value, "shape") for value in values):
+            raise UntraceableError(
+                f"its `call` passes functions to {type(operation).__name__.lower()}"
+            )
+
+
+def overrides_call(model: Any) -> bool:
+    """Whether a user's class, not Keras, says what a call of this model does."""
+    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    return not owner.__module__.startswith("keras.")
+
+
+def _reason(error: Exception) -> str:
+    if "KerasTensor" in str(error) and "boolean" in str(error):
+        return "its `call` decides by the values of a tensor"
+    return f"a symbolic call fails ({type(error).__name__}: {_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+
+
+def _symbolic(shape: Any, dtype: str) -> Any:
+    """Symbolic tensors for shapes, nested as these are; the batch size is left open."""
+    import keras
+
+    if isinstance(shape, Mapping):
+        return {name: _symbolic(item, dtype) for name, item in shape.items()}
+    if not isinstance(shape, (list, tuple)):
+        raise UntraceableError("the shapes of its inputs are not known")
+    if all(size is None or isinstance(size, int) for size in shape):
+        return keras.KerasTensor((None, *shape[1:]), dtype, name="input")
+    return [_symbolic(item, dtype) for item in shape]
+
+
+def _fresh_inputs(
+    layer: Any, call: Arguments
+) -> tuple[list[Any], dict[str, Any], list[Any]]:
+    """The arguments of a call with new inputs in the place of its tensors."""
+    import keras
+
+    inputs: list[Any] = []
+    names = list(inspect.signature(layer.call).parameters)
+
+    def make(name: str) -> Callable[[Any], Any]:
+        def replace(tensor: Any) -> Any:
+            made = keras.Input(
+                batch_shape=tensor.shape,
+                dtype=tensor.dtype,
+                name=f"{name}_{len(inputs)}" if inputs else name,
+            )
+            inputs.append(made)
+            return made
+
+        return replace
+
+    args = [
+        _map(value, make(name))
+        for value, name in zip(
+            call.args, [*names, *["input"] * len(call.args)], strict=False
+        )
+    ]
+    kwargs = {
+        name: _map(value, make(name))
+        for name, value in call.kwargs.items()
+        if name != "training"
+    }
+    return args, kwargs, inputs
+
+
+def _map(value: Any, function: Callable[[Any], Any]) -> Any:
+    import keras
+
+    if isinstance(value, keras.KerasTensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: _map(item, function) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        made = [_map(item, function) for item in value]
+        return made if isinstance(value, list) else tuple(made)
+    return value
+
+
+def _summary(call: Arguments) -> str:
+    """What must be the same in all calls of a layer: everything but batch and space."""
+    rest = {name: item for name, item in call.kwargs.items() if name != "training"}
+
+    def describe(tensor: Any) -> str:
+        rank = None if tensor.shape is None else len(tensor.shape)
+        return f"{rank} {tensor.dtype}"
+
+    return repr(_map([list(call.args), rest], describe))
+
+
+def _nodes_before(
+    outputs: Iterable[Any], new: Iterable[Any], inputs: Sequence[Any]
+) -> list[Any]:
+    """All nodes between the inputs and the outputs, or the ends of other branches."""
+    ends = {id(tensor) for tensor in inputs}
+    found: dict[int, Any] = {id(node): node for node in new}
+    stack = [*outputs, *(tensor for node in new for tensor in node.input_tensors)]
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in ends:
+            continue
+        operation, index, _ = tensor._keras_history  # noqa: SLF001
+        if operation is None or not operation._inbound_nodes[index].input_tensors:  # noqa: SLF001
+            raise UntraceableError("its `call` uses a tensor from outside")
+        node = operation._inbound_nodes[index]  # noqa: SLF001
+        if id(node) not in found:
+            found[id(node)] = node
+            stack.extend(node.input_tensors)
+    return sorted(found.values(), key=_age)
+
+
+def _age(node: Any) -> int:
+    # Keras numbers its symbolic tensors as they are made.
+    number = node.output_tensors[0].name.rpartition("_")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _modes(trace: Trace, *, training: bool) -> Iterator[bool | None]:
+    """The `training` of each node. A layer that is given a value hands it on to later ones."""
+    import keras
+
+    current: Any = training
+    for node in trace.nodes:
+        if isinstance(node.operation, keras.Layer):
+            given = node.arguments.kwargs.get("training")
+            current = current if given is None else given
+            yield current if isinstance(current, bool) else None
+        else:
+            yield None
+
+
+def _agreed(*, training: bool | None, inference: bool | None) -> bool | None:
+    """The value that holds in either mode; None for one that follows the mode."""
+    if training is False and inference is True:
+        raise UntraceableError("its `call` turns `training` around")
+    return training if training is inference else None
+
+
+def _outline(trace: Trace, known: set[int]) -> list[Any]:
+    """A trace in values that can be compared: who is called, with what."""
+    numbers = {
+        id(tensor): (index, position)
+        for index, node in enumerate(trace.nodes)
+        for position, tensor in enumerate(node.output_tensors)
+    }
+    numbers.update({id(tensor): (-1, i) for i, tensor in enumerate(trace.inputs)})
+    outline: list[Any] = [
+        (
+            id(node.operation) if id(node.operation) in known else type(node.operation),
+            [numbers.get(id(tensor)) for tensor in node.input_tensors],
+        )
+        for node in trace.nodes
+    ]
+    return [*outline, [numbers.get(id(tensor)) for tensor in trace.outputs]]
+
+
+@contextmanager
+def _as_before(layers: Sequence[Any]) -> Iterator[None]:
+    """Puts back the attributes of layers, and what lists, dictionaries and sets held."""
+    saved = [(layer, dict(vars(layer)), _contents(layer)) for layer in layers]
+    try:
+        for layer in layers:
+            vars(layer)["add_loss"] = _ignore  # takes no symbolic tensors
+            if not layer.built and (_has_build(layer) or layer._layers):  # noqa: SLF001
+                vars(layer)["build"] = _refuse_to_build
+        yield
+    finally:
+        for layer, attributes, contents in saved:
+            now = vars(layer)
+            for name in set(now) - set(attributes):
+                del now[name]
+            now.update(attributes)
+            for value, copy in contents:
+                _restore(value, copy)
+
+
+def _contents(layer: Any) -> list[tuple[Any, Any]]:
+    pairs: list[tuple[Any, Any]] = []
+    for value in vars(layer).values():
+        kind = next((kind for kind in (list, dict, set) if isinstance(value, kind)), None)
+        if kind is not None:
+            pairs.append((value, kind(value)))
+    return pairs
+
+
+def _restore(value: Any, copy: Any) -> None:
+    # Past the methods of Keras's own containers, which would track what is put back.
+    if isinstance(value, list):
+        if len(value) != len(copy) or any(
+            a is not b for a, b in zip(value, copy, strict=True)
+        ):
+            list.__setitem__(value, slice(None), copy)
+    elif isinstance(value, dict):
+        if list(value.items()) != list(copy.items()):
+            dict.clear(value)
+            dict.update(value, copy)
+    elif len(value) != len(copy):
+        set.clear(value)
+        set.update(value, copy)
+
+
+def _has_build(layer: Any) -> bool:
+    return not getattr(layer.build, "_is_default", False)
+
+
+def _refuse_to_build(*args: Any, **kwargs: Any) -> None:
+    del args, kwargs
+    raise UntraceableError("one of its layers is not built; call it on data once")
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    del args, kwargs
+
+
+@contextmanager
+def _sandbox(layer: Any, *, training: bool) -> Iterator[None]:
+    """Where a call changes no variable, no count of names, and no other call's context."""
+    import keras
+    from keras.src.backend.common import global_state
+    from keras.src.layers.layer import CallContext
+
+    context = CallContext(entry_layer=layer)
+    context.training = training
+    own = {"object_name_uids": defaultdict(int), "current_call_ctx": context}
+    saved = {name: global_state.get_global_attribute(name) for name in own}
+    with ExitStack() as stack:
+        stack.callback(
+            lambda: [global_state.set_global_attribute(*item) for item in saved.items()]
+        )
+        for name, value in own.items():
+            global_state.set_global_attribute(name, value)
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(keras.StatelessScope())
+        if keras.backend.backend() == "tensorflow":
+            from bnscope.graph import tensorflow_functions
+
+            stack.enter_context(tensorflow_functions.followed())
+        yield
