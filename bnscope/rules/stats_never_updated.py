@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from bnscope.bn import BatchNormState
 from bnscope.graph.batchnorm import is_frozen
 from bnscope.graph.model import Layer
 from bnscope.rules.base import Context, Problem, Rule, Severity, plural
@@ -46,11 +43,11 @@ class StatsNeverUpdated(Rule):
         """Yields what it finds in a model."""
         states = [(layer, context.state(layer)) for layer in context.batch_norms]
         known = [(layer, state) for layer, state in states if state is not None]
-        initial = [layer for layer, state in known if _has_initial_statistics(state)]
+        initial = [layer for layer, state in known if state.has_initial_statistics]
         if not initial:
             return
         steps = context.graph.training.optimizer_steps or 0
-        if not steps and all(_is_initial(state) for _, state in known):
+        if not steps and all(state.is_initial for _, state in known):
             yield _untrained(initial)
             return
         counted = f" for {plural(steps, 'step')}" if steps else ""
@@ -109,16 +106,6 @@ class StatsNeverUpdated(Rule):
         bn.moving_mean.assign([0.3, -0.2])
         bn.moving_variance.assign([0.7, 2.5])
         return model
-
-
-def _has_initial_statistics(state: BatchNormState) -> bool:
-    return bool(np.all(state.moving_mean == 0) and np.all(state.moving_variance == 1))
-
-
-def _is_initial(state: BatchNormState) -> bool:
-    gamma = state.gamma is None or np.all(state.gamma == 1) or np.all(state.gamma == 0)
-    beta = state.beta is None or np.all(state.beta == 0)
-    return bool(gamma and beta and _has_initial_statistics(state))
 
 
 def _channels(context: Context, layer: Layer) -> int:
