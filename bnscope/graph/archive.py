@@ -222,7 +222,7 @@ def _training(config: Any, steps: int | None) -> Training:
     compiled = config.get("compile_config") if isinstance(config, dict) else None
     if not compiled:
         return Training(compiled=False)
-    return Training(True, steps, optimizers.from_compile_config(compiled))  # noqa: FBT003
+    return Training(True, steps, optimizers.from_compile_config(compiled))
 
 
 def _keras3_steps(store: h5py.File) -> int | None:

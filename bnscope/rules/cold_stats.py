@@ -50,7 +50,9 @@ class ColdStats(Rule):
     code = "BN302"
     name = "cold-stats"
     severity = Severity.WARNING
-    advice = "Train longer, lower the momentum, or recompute the statistics on training data."
+    advice = (
+        "Train longer, lower the momentum, or recompute the statistics on training data."
+    )
 
     LARGEST_INITIAL_SHARE = LARGEST_INITIAL_SHARE
     LONG_TRAINING_MOMENTUM = 0.9997
@@ -169,9 +171,7 @@ def _smallest_variance(context: Context, layer: Layer) -> float:
     return float("inf") if np.isnan(smallest) else max(smallest, 0.0)
 
 
-def _is_fine_tuned(
-    context: Context, steps: int, times: Mapping[str, int | None]
-) -> bool:
+def _is_fine_tuned(context: Context, steps: int, times: Mapping[str, int | None]) -> bool:
     """Whether something shows that the model was trained before its last compile."""
     if any(not layer.trainable for layer in context.graph.layers):
         return True

@@ -31,7 +31,9 @@ class UnfoldableBn(Rule):
     code = "BN601"
     name = "unfoldable-bn"
     severity = Severity.OFF
-    advice = "Where speed matters, put BN directly behind a linear layer without an activation."
+    advice = (
+        "Where speed matters, put BN directly behind a linear layer without an activation."
+    )
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
