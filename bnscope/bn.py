@@ -29,6 +29,8 @@ AnyArray = npt.NDArray[np.generic]
 # Below these a channel's input is constant, or its output is.
 DEAD_SHARE_OF_EPSILON = 0.1
 DEAD_GAMMA = 1e-4
+# Statistics are cold while more of them than this is still their initial value.
+LARGEST_INITIAL_SHARE = 0.05
 # Rounding of one float32 value, relative.
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 # Below it float32 loses digits, or all of them where subnormal numbers are flushed to zero.
@@ -62,6 +64,18 @@ class BatchNormState:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.moving_mean.size)
+
+    @property
+    def has_initial_statistics(self) -> bool:
+        """Whether every moving mean is exactly 0 and every moving variance exactly 1."""
+        return bool(np.all(self.moving_mean == 0) and np.all(self.moving_variance == 1))
+
+    @property
+    def is_initial(self) -> bool:
+        """Whether gamma and beta are also at their usual initial values."""
+        gamma = self.gamma is None or np.all(self.gamma == 1) or np.all(self.gamma == 0)
+        beta = self.beta is None or np.all(self.beta == 0)
+        return bool(gamma and beta and self.has_initial_statistics)
 
 
 class ScaleShift(NamedTuple):
@@ -165,6 +179,11 @@ def recovery_error(
 def initial_share(momentum: float, updates: int) -> float:
     """The share of a moving value that is still its initial value: `m**updates`."""
     return float(momentum**updates)
+
+
+def is_cold(share: float) -> bool:
+    """Whether moving values are cold that still hold this share of their initial values."""
+    return share >= LARGEST_INITIAL_SHARE
 
 
 def updates_until(momentum: float, share: float) -> int:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import h5py
 
 from bnscope.errors import BnscopeError, UnreadableModelError
-from bnscope.graph import hdf5
+from bnscope.graph import hdf5, optimizers
 from bnscope.graph.build import build
 from bnscope.graph.config import NoWeights, parse
 from bnscope.graph.model import Graph, Training
@@ -237,8 +237,10 @@ class _MappedMember(io.RawIOBase):
 
 
 def _training(config: Any, steps: int | None) -> Training:
-    compiled = isinstance(config, dict) and bool(config.get("compile_config"))
-    return Training(compiled=compiled, optimizer_steps=steps if compiled else None)
+    compiled = config.get("compile_config") if isinstance(config, dict) else None
+    if not compiled:
+        return Training(compiled=False)
+    return Training(True, steps, optimizers.from_compile_config(compiled))
 
 
 def _keras3_steps(store: h5py.File) -> int | None:
@@ -272,15 +274,32 @@ def _read_hdf5(path: Path, store: h5py.File, config: Any = None) -> Graph:
     group = hdf5.walk(store, "model_weights")
     weights = NoWeights() if group is None else hdf5.LegacyWeights(group)
     name, model = parse(_json(text, path), weights)
-    training = Training(
-        compiled=hdf5.attribute(store, "training_config") is not None,
-        optimizer_steps=_legacy_steps(store),
-    )
+    training = _legacy_training(path, store)
     return build(name, model, training=training, has_weights=group is not None)[0]
+
+
+def _legacy_training(path: Path, store: h5py.File) -> Training:
+    text = hdf5.attribute(store, "training_config")
+    if text is None:
+        return Training(compiled=False)
+    return Training(
+        compiled=True,
+        optimizer_steps=_legacy_steps(store),
+        optimizer=optimizers.from_compile_config(_json(text, path)),
+    )
 
 
 def _legacy_steps(store: h5py.File) -> int | None:
     group = hdf5.walk(store, "optimizer_weights")
+    if not isinstance(group, h5py.Group):
+        return None
+    # A LossScaleOptimizer's own count stays 0; the optimizer inside it stands beside it.
+    places = [group, *(hdf5.child(group, name) for name in group)]
+    counts = [_legacy_count(place) for place in places]
+    return max((count for count in counts if count is not None), default=None)
+
+
+def _legacy_count(group: Any) -> int | None:
     while isinstance(group, h5py.Group):
         for name in ("iteration", "iterations:0", "iterations_1:0", "iter:0"):
             dataset = hdf5.child(group, name)

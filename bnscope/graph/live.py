@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bnscope.errors import UnsupportedModelError
-from bnscope.graph import kinds
+from bnscope.graph import kinds, optimizers
 from bnscope.graph.build import (
     LayerSpec,
     ModelSpec,
@@ -298,5 +298,14 @@ def _training(model: Any) -> Training:
     optimizer = getattr(model, "optimizer", None)
     if not compiled or optimizer is None:
         return Training(compiled=compiled)
+    # A LossScaleOptimizer's own count stays 0; the optimizer inside it counts.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     counter = getattr(optimizer, "_iterations", optimizer.iterations)
-    return Training(compiled=True, optimizer_steps=int(counter))
+    names = ("weight_decay", "use_ema", "gradient_accumulation_steps")
+    settings = {name: getattr(optimizer, name, None) for name in names}
+    kind = type(optimizer).__name__
+    return Training(
+        compiled=True,
+        optimizer_steps=int(counter),
+        optimizer=optimizers.from_settings(kind, settings),
+    )

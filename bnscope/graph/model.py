@@ -136,17 +136,36 @@ class NotAnalysed:
 
 
 @dataclass(frozen=True, slots=True)
+class Optimizer:
+    """The settings of an optimizer that concern BN; of a `LossScaleOptimizer`, the inner one's.
+
+    Args:
+        kind: class name; "" where it is not known.
+        weight_decay: decoupled weight decay; 0 for none.
+        use_ema: whether it averages the weights.
+        accumulation_steps: over how many batches it accumulates gradients; 1 for none.
+    """
+
+    kind: str = ""
+    weight_decay: float = 0.0
+    use_ema: bool = False
+    accumulation_steps: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What is known of the model's training.
 
     Args:
         compiled: whether the model is compiled; None where that is not known.
-        optimizer_steps: updates counted by the optimizer since the last compile; None where
+        optimizer_steps: batches counted by the optimizer since the last compile; None where
             that is not known.
+        optimizer: the optimizer's settings; None where they are not known.
     """
 
     compiled: bool | None = None
     optimizer_steps: int | None = None
+    optimizer: Optimizer | None = None
 
 
 @dataclass(frozen=True, eq=False)

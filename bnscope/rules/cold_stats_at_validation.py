@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnscope.bn import initial_share, updates_until
+from bnscope.bn import LARGEST_INITIAL_SHARE, initial_share, is_cold, updates_until
 from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem
 
 
@@ -39,7 +39,7 @@ class ColdStatsAtValidation(Rule):
     advice = "Lower the momentum (0.9 needs 29 updates), or train longer before validating."
     while_training = True
 
-    LARGEST_INITIAL_SHARE = 0.05
+    LARGEST_INITIAL_SHARE = LARGEST_INITIAL_SHARE
 
     def check_updates(self, momentum: float, updates: int) -> StateProblem | None:
         """What is left of the initial statistics after so many updates.
@@ -52,7 +52,7 @@ class ColdStatsAtValidation(Rule):
             The problem, or None if the statistics are warm.
         """
         share = initial_share(momentum, updates)
-        if share < self.LARGEST_INITIAL_SHARE or not 0.0 < momentum < 1.0:
+        if not is_cold(share) or not 0.0 < momentum < 1.0:
             return None
         needed = updates_until(momentum, self.LARGEST_INITIAL_SHARE)
         return StateProblem(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from bnscope.bn import BatchNormState
 from bnscope.graph.batchnorm import AFFINE, is_frozen
 from bnscope.graph.model import Layer
@@ -48,7 +46,7 @@ class StatsNeverUpdated(Rule):
         """Yields what it finds in a model."""
         states = [(layer, context.state(layer)) for layer in context.batch_norms]
         known = [(layer, state) for layer, state in states if state is not None]
-        initial = [layer for layer, state in known if _has_initial_statistics(state)]
+        initial = [layer for layer, state in known if state.has_initial_statistics]
         if not initial:
             return
         steps = context.graph.training.optimizer_steps or 0
@@ -113,16 +111,9 @@ class StatsNeverUpdated(Rule):
         return model
 
 
-def _has_initial_statistics(state: BatchNormState) -> bool:
-    return bool(np.all(state.moving_mean == 0) and np.all(state.moving_variance == 1))
-
-
 def _is_initial(layer: Layer, state: BatchNormState) -> bool:
-    if AFFINE in layer.variables:  # would bear its name if it had its initial values
-        return False
-    gamma = state.gamma is None or np.all(state.gamma == 1) or np.all(state.gamma == 0)
-    beta = state.beta is None or np.all(state.beta == 0)
-    return bool(gamma and beta and _has_initial_statistics(state))
+    # A vector that is gamma or beta would bear its name if it had its initial values.
+    return AFFINE not in layer.variables and state.is_initial
 
 
 def _channels(context: Context, layer: Layer) -> int:
