@@ -172,6 +172,8 @@ def _print(result: FixResult, options: argparse.Namespace, written: str | None) 
     if result.remaining.findings or result.remaining.not_analysed:
         _print_remaining(result)
     more = sum(finding.fix == "unsafe" for finding in result.remaining)
+    if written and not written.endswith(".keras") and result.training.steps is not None:
+        say("Keras does not load the optimizer's state from .h5 files; .keras keeps it.")
     if more and not options.unsafe_fixes:
         say(f"{plural(more, 'finding')} can be repaired with --unsafe-fixes.")
     say(
@@ -186,10 +188,9 @@ def _lines(result: FixResult) -> Iterator[str]:
         yield from _applied(list(group))
     yield from _proof(result)
     yield from _training(result)
-    for (_, reason), group in groupby(
-        result.skipped, key=lambda one: (one.code, one.reason)
-    ):
-        yield _skipped(list(group), reason)
+    skips = groupby(result.skipped, key=lambda one: (one.code, one.reason))
+    for (_, reason), left in skips:
+        yield _skipped(list(left), reason)
     yield from result.notes
 
 

@@ -94,14 +94,16 @@ def _lines(layer: Layer, edits: LayerEdits) -> Iterator[str]:
 def _weight_lines(layer: Layer, edits: LayerEdits) -> Iterator[str]:
     for key, name in _SWITCHES.items():
         gone = key in edits.config and not edits.config[key]
-        if gone and name in layer.variables:
-            yield f"- {name} {layer.variables[name].shape}"
-    if edits.transforms and not layer.variables:
-        yield "~ weights, which the file does not hold"
-        return
+        if gone:
+            known = layer.variables.get(name)
+            yield f"- {name}" if known is None else f"- {name} {known.shape}"
     weights = _Weights(layer)
-    for function in edits.transforms:
-        weights.changed.update(function(weights))
+    try:
+        for function in edits.transforms:
+            weights.changed.update(function(weights))
+    except KeyError:  # of a file only BN's weights are read, without a Keras to name others
+        yield "~ weights, by values that are read only when the model is loaded"
+        return
     for name, value in weights.changed.items():
         if name not in layer.variables:
             yield f"+ {name} {value.shape}"

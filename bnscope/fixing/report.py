@@ -42,7 +42,10 @@ class Fix:
         moved = {TITLES[route]: value for route, value in self.effect.items() if value}
         if not moved:
             return "The outputs at inference stay as they are; training changes."
-        parts = [f"{title} by {value:.2g} of its scale" for title, value in moved.items()]
+        parts = [
+            f"{title} by {value:.2g} of the outputs' scale"
+            for title, value in moved.items()
+        ]
         same = [TITLES[route] for route, value in self.effect.items() if not value]
         rest = f"; {' and '.join(same)} stay as they are" if same else ""
         return f"It changes {' and '.join(parts)}{rest}."

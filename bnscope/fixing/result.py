@@ -74,7 +74,8 @@ class FixResult:
         """Saves the model: written beside, loaded again and compared, then moved.
 
         Args:
-            path: where to; `.keras`, or `.h5` for the legacy format.
+            path: where to; `.keras`, or `.h5` for the legacy format, of which Keras does not
+                load the optimizer's state.
             overwrite: whether an existing file may be replaced.
 
         Returns:
@@ -134,11 +135,15 @@ def fix(  # noqa: PLR0913  all but the first by keyword
     training = Carried()
     if fixer.variables is not None:
         training = carry_training(model, fixer.model, fixer.variables, fixer.changed)
+    else:
+        notes = ()  # nothing was made, so nothing was lost
+    is_file = isinstance(model_or_path, (str, os.PathLike))
+    name = os.fspath(model_or_path) if is_file else None
     return FixResult(
         model=fixer.model,
         applied=tuple(fixer.applied),
         skipped=tuple(fixer.skipped.values()),
-        remaining=lint_graph(fixer.graph(), rules),
+        remaining=lint_graph(fixer.graph(), rules, path=name),
         verification=tuple(fixer.proofs),
         training=training,
         notes=tuple(dict.fromkeys([*notes, *fixer.notes, *training.notes])),

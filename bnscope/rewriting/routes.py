@@ -131,9 +131,13 @@ def _run_exported(model: Any, verifier: Verifier, dtypes: Sequence[str]) -> Outp
 
     with tempfile.TemporaryDirectory(prefix="bnscope-") as folder:
         model.export(folder, format="tf_saved_model", verbose=False)
-        serve = tf.saved_model.load(folder).serve
+        loaded = tf.saved_model.load(
+            folder
+        )  # its functions do not keep its variables alive
         return collect_outputs(
-            model, verifier.batches, lambda batch: serve(tensor_batch(model, batch, dtypes))
+            model,
+            verifier.batches,
+            lambda batch: loaded.serve(tensor_batch(model, batch, dtypes)),
         )
 
 
