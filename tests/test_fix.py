@@ -44,6 +44,12 @@ def lively(randomized, rng):
     return make_lively
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """For what does not depend on it: no proof by `predict` and export, which take long."""
+    monkeypatch.setattr("bnscope.fixing.engine._SAFE_ROUTES", ())
+
+
 def sample(model, count=6):
     rng = np.random.default_rng(5)
     shapes = [(count, *tensor.shape[1:]) for tensor in model.inputs]
@@ -184,6 +190,7 @@ def test_pooling_over_channels_lets_no_bias_pass():
     assert not bnscope.lint(model, select="BN101").findings
 
 
+@pytest.mark.usefixtures("quick")
 def test_nested_models_are_repaired_inside(lively):
     inner = keras.Sequential(
         [
@@ -205,6 +212,7 @@ def test_nested_models_are_repaired_inside(lively):
     assert not result.remaining.findings
 
 
+@pytest.mark.usefixtures("quick")
 def test_mixed_precision_is_repaired(lively):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -233,8 +241,8 @@ def test_a_missing_shift_is_added_and_changes_no_output(lively):
     [
         ((6, 6, 4), []),
         ((6, 6, 4), [lambda: layers.AveragePooling2D(2, padding="same")]),
-        ((6, 6, 4), [lambda: layers.UpSampling2D(2), lambda: layers.Flatten()]),
-        ((6, 6, 4), [lambda: layers.GlobalAveragePooling2D()]),
+        ((6, 6, 4), [lambda: layers.UpSampling2D(2), layers.Flatten]),
+        ((6, 6, 4), [layers.GlobalAveragePooling2D]),
         ((4,), [lambda: layers.Dropout(0.5)]),
     ],
 )
@@ -318,6 +326,7 @@ def test_safe_repairs_are_proved_by_three_ways_of_using_the_model(lively):
     assert not result.notes
 
 
+@pytest.mark.usefixtures("quick")
 def test_overlapping_repairs_are_made_in_several_passes(lively):
     model = lively(everything_wrong())
     result = bnscope.fix(model, unsafe=True)
@@ -375,8 +384,9 @@ def test_a_wrong_repair_is_refused_and_named(lively, monkeypatch):
         bnscope.fix(lively(everything_wrong()))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_repair_that_does_not_help_is_given_up(lively, monkeypatch):
-    def idle(self, context, layer):
+    def idle(_rule, _context, layer):
         return (TransformWeights(layer, lambda _: {}),)
 
     monkeypatch.setattr(RedundantBias, "repair", idle)
@@ -405,6 +415,7 @@ def test_what_cannot_be_rebuilt_is_skipped_with_its_reason():
     assert "lie where a model cannot be rebuilt" in result.skipped[0].reason
 
 
+@pytest.mark.usefixtures("quick")
 def test_findings_can_be_selected_and_ignored(lively):
     model = lively(everything_wrong())
     assert not bnscope.fix(model, ignore="BN101").applied
@@ -420,6 +431,7 @@ def test_data_to_verify_with_must_fit(lively):
         bnscope.fix(model, verify_data=np.ones((4, 3), "float32"))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_model_whose_outputs_prove_nothing_is_not_called_safe():
     inputs = keras.Input((4,))
     x = layers.ReLU()(bn(gamma_initializer="zeros")(layers.Dense(3)(inputs)))
@@ -522,6 +534,7 @@ def test_without_the_optimizers_state_training_would_not_go_on_where_it_was():
         assert_same_step(model, new, before)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_file_is_fixed_with_its_optimizer_and_loads_without_a_warning(tmp_path):
     model = trained(keras.optimizers.Adam(1e-2))
     model.save(tmp_path / "model.keras")
@@ -537,6 +550,7 @@ def test_a_file_is_fixed_with_its_optimizer_and_loads_without_a_warning(tmp_path
     assert_same_step(model, new, before)
 
 
+@pytest.mark.usefixtures("quick")
 def test_mixed_precision_training_goes_on_under_any_global_policy(tmp_path):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -557,6 +571,7 @@ def test_mixed_precision_training_goes_on_under_any_global_policy(tmp_path):
     assert int(new.optimizer.inner_optimizer.iterations) == 3
 
 
+@pytest.mark.usefixtures("quick")
 def test_variables_that_are_excluded_from_weight_decay_stay_so():
     model = small()
     optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
@@ -572,6 +587,7 @@ def test_variables_that_are_excluded_from_weight_decay_stay_so():
     assert_same_step(model, new, before)
 
 
+@pytest.mark.usefixtures("quick")
 def test_new_variables_begin_with_new_slots_and_their_own_average():
     inputs = keras.Input((6,))
     x = layers.ReLU()(bn(name="n", center=False)(layers.Dense(5, use_bias=False)(inputs)))
@@ -586,6 +602,7 @@ def test_new_variables_begin_with_new_slots_and_their_own_average():
     result.model.train_on_batch(*batch(1))
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_cannot_be_compiled_again_is_said_and_the_model_still_fixed(tmp_path):
     def own_loss(truth, prediction):
         return keras.ops.mean(keras.ops.abs(truth - prediction))
@@ -647,6 +664,7 @@ def test_unsafe_fixes_leave_nothing(run_cli, wrong_file, tmp_path):
     assert error(original, keras.models.load_model(out, compile=False)) < 1e-5
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_legacy_file_is_fixed(run_cli, lively, tmp_path):
     model = lively(everything_wrong())
     model.save(tmp_path / "model.h5")

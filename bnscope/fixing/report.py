@@ -21,8 +21,8 @@ class Fix:
         fix: "safe" or "unsafe".
         changes: what changed, layer by layer.
         effect: of an unsafe repair, how far the repairs of this rule in the same pass moved
-            the outputs, as a share of their scale, by route (`call`, `bare`, `predict`); 0
-            for differences within rounding. Empty for safe repairs.
+            the outputs, as a share of their scale, by route (`call`, `bare`); 0 for
+            differences within rounding. Empty for safe repairs.
     """
 
     code: str

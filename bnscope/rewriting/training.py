@@ -8,7 +8,7 @@ begins with new slots; its average (`use_ema`) begins at its value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,8 @@ def carry_training(
     if not getattr(old, "compiled", False):
         return Carried()
     try:
-        optimizer = _copied_optimizer(old.optimizer, variables)
+        pairs = [(v, variables[id(v)]) for v in old.variables if id(v) in variables]
+        optimizer = _copied_optimizer(old.optimizer, pairs)
         new.compile(**_arguments(old), optimizer=optimizer)
     except Exception as error:  # noqa: BLE001  a user's class may raise anything
         return Carried(
@@ -146,14 +147,19 @@ def _copied_metrics(value: Any) -> Any:
     return value
 
 
-def _copied_optimizer(optimizer: Any, variables: Mapping[int, Any]) -> Any:
-    """An optimizer with the same settings and no state."""
+def _copied_optimizer(optimizer: Any, pairs: Sequence[tuple[Any, Any]]) -> Any:
+    """An optimizer with the same settings and no state.
+
+    Args:
+        optimizer: the original's.
+        pairs: variables of the original model with those of the new one.
+    """
     import keras
 
     config = optimizer.get_config()
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
-        config["inner_optimizer"] = _copied_optimizer(inner, variables)
+        config["inner_optimizer"] = _copied_optimizer(inner, pairs)
         return type(optimizer)(**config)
     rate = getattr(optimizer, "_learning_rate", None)
     if callable(rate) and not isinstance(
@@ -162,9 +168,10 @@ def _copied_optimizer(optimizer: Any, variables: Mapping[int, Any]) -> Any:
         config["learning_rate"] = rate
     new = type(optimizer).from_config(config)
     excluded = getattr(optimizer, "_exclude_from_weight_decay", None)
-    if excluded is not None:  # not in the configuration; Keras keeps the `id`s
+    if excluded is not None:  # not in the configuration
+        key = optimizer._var_key  # noqa: SLF001
         new._exclude_from_weight_decay = {  # noqa: SLF001
-            id(variables[key]) for key in excluded if key in variables
+            key(other) for one, other in pairs if key(one) in excluded
         }
         pattern = optimizer._exclude_from_weight_decay_pattern  # noqa: SLF001
         new._exclude_from_weight_decay_pattern = pattern  # noqa: SLF001
