@@ -96,7 +96,9 @@ def load_compiled(
             f"not compiled: {first_line(error)}."
         )
         return model, (note,)
-    return model, (f"{path}: {complaint}.",) if complaint else ()
+    if not complaint or graph.training.optimizer_steps == 0:
+        return model, ()  # an optimizer without a step has nothing to lose
+    return model, (f"{path}: {complaint}.",)
 
 
 def save(model: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
