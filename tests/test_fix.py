@@ -226,6 +226,28 @@ def test_mixed_precision_is_repaired(lively):
     assert str(result.model.layers[1].moving_mean.dtype) == "float32"
 
 
+def channels_first(width, flatten=None):
+    between = [] if flatten is None else [layers.Flatten(data_format=flatten)]
+    return chain(
+        (3, 6, width),
+        layers.Conv2D(4, 3, data_format="channels_first"),
+        *between,
+        bn(axis=1),
+    )
+
+
+@pytest.mark.parametrize("flatten", [None, "channels_first", "channels_last"])
+def test_channels_may_come_first(flatten, lively):
+    model = lively(channels_first(8, flatten))
+    assert error(model, repaired(model, "BN101")) < 1e-5
+
+
+def test_a_bias_that_tensorflow_may_misplace_stays():
+    (finding,) = bnscope.lint(channels_first(6), select="BN101")
+    assert finding.fix is None
+    assert "TensorFlow may add this bias along another axis" in finding.message
+
+
 # The other repairs
 
 
@@ -324,6 +346,27 @@ def test_safe_repairs_are_proved_by_three_ways_of_using_the_model(lively):
     assert 0.0 <= result.max_error < 1e-5
     assert {f.code for f in result.remaining} == {"BN102", "BN105", "BN203"}
     assert not result.notes
+
+
+def test_a_model_with_named_inputs_and_outputs_is_proved_by_all_ways(lively):
+    inputs = {name: keras.Input((4,), name=name) for name in "ab"}
+    x = layers.Concatenate()(list(inputs.values()))
+    y = layers.ReLU()(bn()(layers.Dense(3)(x)))
+    model = lively(keras.Model(inputs, {"left": y, "right": layers.Dense(1)(y)}))
+    result = bnscope.fix(model)
+    assert [check.error is not None for check in result.verification] == [True] * 3
+    assert result.model.output_names == model.output_names
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_class_that_is_lost_is_said(lively):
+    class Trainer(keras.Model):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    inputs = keras.Input((4,))
+    model = lively(Trainer(inputs, layers.ReLU()(bn()(layers.Dense(3)(inputs)))))
+    assert "what Trainer adds, such as a train_step" in bnscope.fix(model).notes[0]
 
 
 @pytest.mark.usefixtures("quick")

@@ -135,6 +135,7 @@ def fix(  # noqa: PLR0913  all but the first by keyword
     training = Carried()
     if fixer.variables is not None:
         training = carry_training(model, fixer.model, fixer.variables, fixer.changed)
+        notes = (*notes, *_lost_class(model))
     else:
         notes = ()  # nothing was made, so nothing was lost
     is_file = isinstance(model_or_path, (str, os.PathLike))
@@ -149,6 +150,16 @@ def fix(  # noqa: PLR0913  all but the first by keyword
         notes=tuple(dict.fromkeys([*notes, *fixer.notes, *training.notes])),
         parameters=(_count(model), _count(fixer.model)),
     )
+
+
+def _lost_class(model: Any) -> tuple[str, ...]:
+    kind = type(model)
+    if kind.__module__.startswith("keras."):
+        return ()
+    text = (
+        "The new model is a plain keras.Model; what {} adds, such as a train_step, is gone."
+    )
+    return (text.format(kind.__name__),)
 
 
 def _count(model: Any) -> int:
