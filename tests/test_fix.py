@@ -403,7 +403,7 @@ def test_neither_the_model_nor_its_optimizer_is_changed(lively):
     attributes = {name: vars(model).get(name) for name in ("predict_function", "optimizer")}
     values = [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
     config = model.to_json()
-    result = bnscope.fix(model, unsafe=True)
+    result = bnscope.fix(model)
     after = [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
     assert all(np.array_equal(a, b) for a, b in zip(values, after, strict=True))
     assert model.to_json() == config
@@ -425,6 +425,15 @@ def test_a_wrong_repair_is_refused_and_named(lively, monkeypatch):
         VerificationError, match='the repair of BN101 at "depthwise" causes'
     ):
         bnscope.fix(lively(everything_wrong()))
+
+
+@pytest.mark.usefixtures("quick")
+def test_three_bn_in_a_row_become_one_in_two_passes(lively):
+    model = lively(chain((4,), bn(), bn(), bn()))
+    result = bnscope.fix(model, unsafe=True, select="BN105")
+    assert len(result.applied) == 2
+    assert error(model, result.model) < 1e-5
+    assert result.remaining.ok
 
 
 @pytest.mark.usefixtures("quick")
@@ -631,18 +640,27 @@ def test_variables_that_are_excluded_from_weight_decay_stay_so():
 
 
 @pytest.mark.usefixtures("quick")
-def test_new_variables_begin_with_new_slots_and_their_own_average():
+def test_new_values_begin_with_new_slots_and_as_their_own_average():
     inputs = keras.Input((6,))
-    x = layers.ReLU()(bn(name="n", center=False)(layers.Dense(5, use_bias=False)(inputs)))
+    norm = bn(name="n", center=False, gamma_initializer="zeros")
+    x = layers.ReLU()(norm(layers.Dense(5, use_bias=False)(inputs)))
     model = keras.Model(inputs, layers.Dense(2)(x))
     model.compile(keras.optimizers.Adam(1e-2, use_ema=True), "mse", run_eagerly=True)
     model.train_on_batch(*batch(0))
-    result = bnscope.fix(model, unsafe=True, select="BN102")
-    assert (result.training.kept, result.training.fresh) == (4, 1)
+    result = bnscope.fix(model, unsafe=True, select="BN102,BN201")
+    assert (result.training.kept, result.training.fresh) == (3, 2)
     assert "theirs begins anew" in result.notes[0]
-    optimizer = result.model.optimizer
+    new, optimizer = result.model, result.model.optimizer
     assert len(optimizer.variables) == 2 + 3 * 5
-    result.model.train_on_batch(*batch(1))
+    averages = dict(
+        zip(
+            [variable.path for variable in new.trainable_variables],
+            optimizer._model_variables_moving_average,
+            strict=True,
+        )
+    )
+    assert np.array_equal(averages["n/gamma"], np.ones(5))
+    new.train_on_batch(*batch(1))
 
 
 @pytest.mark.usefixtures("quick")
