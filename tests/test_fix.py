@@ -706,6 +706,7 @@ def test_the_command_writes_a_verified_file_and_lists_what_remains(
     assert run_cli("lint", out, "--select", "BN101")[0] == 0
 
 
+@pytest.mark.usefixtures("quick")
 def test_unsafe_fixes_leave_nothing(run_cli, wrong_file, tmp_path):
     out = tmp_path / "fixed.h5"
     code, stdout, _ = run_cli(
@@ -715,13 +716,9 @@ def test_unsafe_fixes_leave_nothing(run_cli, wrong_file, tmp_path):
     result = json.loads(stdout)
     assert result["output"] == str(out)
     assert result["remaining"] == []
-    assert {check["route"] for check in result["verification"]} == {
-        "call",
-        "predict",
-        "export",
-    }
-    assert all(check["max_error"] < 1e-5 for check in result["verification"])
-    original = keras.models.load_model(wrong_file)
+    assert [check["route"] for check in result["verification"]] == ["call"]
+    assert result["verification"][0]["max_error"] < 1e-5
+    original = keras.models.load_model(wrong_file, compile=False)
     assert error(original, keras.models.load_model(out, compile=False)) < 1e-5
 
 
