@@ -1,4 +1,4 @@
-"""bnscope: see, lint and fold Batch Normalization in Keras models.
+"""bnscope: see, lint, fix and fold Batch Normalization in Keras models.
 
 The public names are loaded when they are first used, so that `import bnscope` loads neither
 Keras, nor a backend, nor TensorBoard.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnscope.errors import BnscopeError
+    from bnscope.fixing import FixResult, fix
     from bnscope.folding import FoldResult, fold
     from bnscope.inspection import Inspection, inspect
     from bnscope.linting import Finding, Report, Settings, lint
@@ -20,10 +21,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BnscopeError": "errors",
     "Finding": "linting",
+    "FixResult": "fixing",
     "FoldResult": "folding",
     "Inspection": "inspection",
     "Report": "linting",
     "Settings": "linting",
+    "fix": "fixing",
     "fold": "folding",
     "inspect": "inspection",
     "lint": "linting",
@@ -35,10 +38,12 @@ _MODULES = ("callbacks", "testing")
 __all__ = [
     "BnscopeError",
     "Finding",
+    "FixResult",
     "FoldResult",
     "Inspection",
     "Report",
     "Settings",
+    "fix",
     "fold",
     "inspect",
     "lint",

@@ -356,7 +356,7 @@ def test_weights_and_their_configuration_are_the_whole_model(
     expected = bnscope.lint(tmp_path / "whole.keras")
     report = bnscope.lint(path, config=config)
     assert report.findings == expected.findings
-    assert {finding.code for finding in report} == {"BN101", "BN203"}
+    assert {finding.code for finding in report} == {"BN101", "BN110", "BN203", "BN204"}
     alone = bnscope.lint(path)
     assert (alone.status, len(alone)) == ("partly", 0)
 

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 
 from bnscope.errors import UnsupportedModelError, VerificationError
-from bnscope.rewriting.apply import apply_edits
+from bnscope.graph import live
+from bnscope.rewriting.apply import apply_edits, rebuild
 from bnscope.rewriting.comparison import OutputCheck, Verification, compare_outputs, spread
-from bnscope.rewriting.edits import DropLayer, SetConfig, Step, TransformWeights, by_layer
+from bnscope.rewriting.edits import (
+    DropLayer,
+    DropTraining,
+    SetConfig,
+    SetTrainable,
+    Step,
+    TransformWeights,
+    Unwrap,
+    by_layer,
+)
 from bnscope.rewriting.engine import rewrite
 from bnscope.rewriting.files import check_output, holds_code
 from bnscope.rewriting.inputs import InputSpec, nudged, random_batches
@@ -337,3 +347,111 @@ def test_a_directory_is_no_output(tmp_path):
     (tmp_path / "model.keras").mkdir()
     with pytest.raises(Exception, match="is a directory"):
         check_output(tmp_path / "model.keras", overwrite=True)
+
+
+# Flags, calls and wrappers
+
+
+def norm_model(**arguments):
+    inputs = keras.Input((4,))
+    x = layers.BatchNormalization(name="bn")(layers.Dense(3)(inputs), **arguments)
+    return keras.Model(inputs, layers.ReLU()(x))
+
+
+def test_a_flag_is_set_on_one_layer_alone_also_in_a_nested_model():
+    model = norm_model()
+    new = apply_edits(model, [SetTrainable("bn", value=False)])
+    assert not new.get_layer("bn").trainable
+    assert new.layers[1].trainable
+    assert model.get_layer("bn").trainable
+    outer = keras.Sequential([keras.Input((4,)), norm_model(), layers.Dense(1)])
+    path = f"{outer.layers[0].name}/bn"
+    new = apply_edits(outer, [SetTrainable(path, value=False)])
+    assert not new.layers[0].get_layer("bn").trainable
+    assert new.layers[0].layers[1].trainable
+
+
+def test_a_frozen_layer_is_thawed():
+    model = norm_model()
+    model.get_layer("bn").trainable = False
+    new = apply_edits(model, [SetTrainable("bn", value=True)])
+    assert new.get_layer("bn").trainable
+
+
+def test_training_is_taken_out_of_the_calls_of_one_layer():
+    inputs = keras.Input((4,))
+    x = layers.BatchNormalization(name="bn")(inputs, training=True)
+    model = keras.Model(inputs, layers.Dropout(0.5, name="drop")(x, training=True))
+    new = apply_edits(model, [DropTraining("bn")])
+    trained = {call.layer.path: call.training for call in live.read(new).calls}
+    assert trained == {"bn": None, "drop": True}
+    before = np.array(new.get_layer("bn").moving_mean)
+    new(normal(8, 4))
+    assert np.array_equal(before, new.get_layer("bn").moving_mean)
+
+
+def test_training_is_taken_out_of_the_calls_of_outer_models_too():
+    inner = norm_model(training=True)
+    middle = keras.Sequential([keras.Input((4,)), inner], name="middle")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, middle(inputs, training=True))
+    path = f"middle/{inner.name}/bn"
+    assert live.read(model).calls_of(live.read(model).layer(path))[0].training is True
+    new = apply_edits(model, [DropTraining(path)])
+    assert {call.training for call in live.read(new).calls} == {None}
+    x = normal(8, 4)
+    assert np.allclose(new(x), values(model, x), atol=1e-6)
+
+
+def test_a_wrapper_gives_way_to_the_layer_inside_it():
+    inputs = keras.Input((5, 4))
+    inside = layers.BatchNormalization(name="bn", momentum=0.5, trainable=False)
+    model = keras.Model(inputs, layers.TimeDistributed(inside, name="steps")(inputs))
+    inside.gamma.assign([1.0, -2.0, 3.0, 0.5])
+    inside.moving_mean.assign([0.1, 0.2, 0.3, -0.4])
+    new = apply_edits(model, [Unwrap("steps"), SetConfig("steps", {"momentum": 0.9})])
+    norm = new.get_layer("steps")
+    assert type(norm) is layers.BatchNormalization
+    assert (norm.momentum, norm.trainable) == (0.9, False)
+    x = normal(3, 5, 4)
+    assert np.allclose(values(new, x), values(model, x), atol=1e-6)
+    assert new.output_names == model.output_names
+
+
+def test_a_wrapper_in_a_sequential_model_gives_way_too():
+    inside = layers.BatchNormalization(name="bn")
+    model = keras.Sequential(
+        [keras.Input((5, 4)), layers.TimeDistributed(inside, name="steps"), layers.ReLU()]
+    )
+    inside.moving_mean.assign([0.1, 0.2, 0.3, -0.4])
+    rebuilt = rebuild(model, [Unwrap("steps")])
+    x = normal(3, 5, 4)
+    assert np.allclose(values(rebuilt.model, x), values(model, x), atol=1e-6)
+    assert rebuilt.variables[id(inside.gamma)] is rebuilt.model.get_layer("steps").gamma
+
+
+def test_a_wrapper_whose_layer_counts_its_axis_from_the_front_stays():
+    inputs = keras.Input((5, 4))
+    inside = layers.BatchNormalization(name="bn", axis=1)
+    model = keras.Model(inputs, layers.TimeDistributed(inside, name="steps")(inputs))
+    with pytest.raises(
+        UnsupportedModelError, match="its axis is not counted from the back"
+    ):
+        apply_edits(model, [Unwrap("steps")])
+
+
+def test_variables_are_followed_into_the_new_model():
+    model = norm_model()
+    dense, norm = model.layers[1:3]
+    rebuilt = rebuild(
+        model,
+        [
+            SetConfig(dense.name, {"use_bias": False}),
+            TransformWeights("bn", lambda w: {"moving_mean": w["moving_mean"] + 1.0}),
+        ],
+    )
+    new = rebuilt.model.get_layer("bn")
+    assert rebuilt.variables[id(norm.gamma)] is new.gamma
+    assert rebuilt.variables[id(dense.kernel)] is rebuilt.model.layers[1].kernel
+    assert id(dense.bias) not in rebuilt.variables
+    assert rebuilt.changed == {id(new.moving_mean)}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bnscope import __version__
-from bnscope.cli import demo, fold, inspect, lint, rule
+from bnscope.cli import demo, fix, fold, inspect, lint, rule
 from bnscope.cli.common import EXIT_CLEAN, Parser, fail
 from bnscope.errors import BnscopeError
 
@@ -72,10 +72,10 @@ def run() -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="bnscope",
-        description="See, lint and fold Batch Normalization in Keras models.",
+        description="See, lint, fix and fold Batch Normalization in Keras models.",
     )
     parser.add_argument("--version", action="version", version=f"bnscope {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (lint, inspect, rule, fold, demo):
+    for command in (lint, fix, inspect, rule, fold, demo):
         command.add(commands)
     return parser

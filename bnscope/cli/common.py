@@ -55,3 +55,18 @@ def print_json(value: object) -> None:
     from bnscope.strict_json import dumps
 
     sys.stdout.write(dumps(value, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """Prints a line for people."""
+    from bnscope.printing import console, printable
+
+    console(sys.stdout).print(printable(text))
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Adds `--select` and `--ignore`."""
+    parser.add_argument(
+        "--select", metavar="CODES", help="only these rules (BN101,BN2 or ALL)"
+    )
+    parser.add_argument("--ignore", metavar="CODES", help="not these rules")

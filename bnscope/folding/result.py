@@ -111,8 +111,8 @@ def fold(
         BnscopeError: if `verify_data` does not fit the model.
     """
     from bnscope.graph import live
-    from bnscope.rewriting.apply import check_rebuildable
     from bnscope.rewriting.engine import rewrite
+    from bnscope.rewriting.structure import check_rebuildable
 
     model = _model(model_or_path, custom_objects)
     graph = live.read(model)

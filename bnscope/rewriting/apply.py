@@ -4,14 +4,17 @@ Functional models are run through again, node by node, Sequential ones are made 
 ones likewise, to any depth. Everything is kept but what the edits change: names, inputs,
 outputs and their structure, dtype policies, `trainable`, shared layers. The compile state is
 dropped. A layer that is taken out becomes `keras.layers.Identity` of the same name where its
-output is an output of its model, or where it changes the dtype.
+output is an output of its model, or where it changes the dtype. A wrapper that gives way to
+the layer inside it leaves that layer its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph.live import keras_layers
@@ -22,13 +25,36 @@ from bnscope.rewriting.copying import (
     own_variables,
     read_weights,
     restore_initializers,
+    state_variables,
     to_numpy,
     write_weights,
 )
 from bnscope.rewriting.edits import Edit, LayerEdits, by_layer
+from bnscope.rewriting.structure import (
+    REBUILDABLE,
+    check_rebuildable,
+    custom_classes,
+    is_functional,
+    nodes,
+)
 
 _NO_EDITS = LayerEdits()
-_REBUILDABLE = "Build it with keras.Sequential or the functional API."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rebuilt:
+    """A new model, and where the variables of the old one went.
+
+    Args:
+        model: the new model, not compiled.
+        variables: new variable by the `id` of the old one; those without a successor are
+            not in it.
+        changed: `id`s of those new variables that have another value than their old one.
+    """
+
+    model: Any
+    variables: dict[int, Any]
+    changed: frozenset[int]
 
 
 def apply_edits(model: Any, edits: Iterable[Edit]) -> Any:
@@ -45,6 +71,11 @@ def apply_edits(model: Any, edits: Iterable[Edit]) -> Any:
     Raises:
         UnsupportedModelError: if the model is not built, or cannot be made again.
     """
+    return rebuild(model, edits).model
+
+
+def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
+    """As `apply_edits`, with the variables of the two models side by side."""
     check_rebuildable(model)
     layers = keras_layers(model)
     edited = {id(layers[path]): edits for path, edits in by_layer(edits).items()}
@@ -52,45 +83,7 @@ def apply_edits(model: Any, edits: Iterable[Edit]) -> Any:
         builder = _Builder(edited)
         rebuilt = builder.layer(model)
     builder.finish(model, rebuilt)
-    return rebuilt
-
-
-def check_rebuildable(model: Any) -> None:
-    """Raises UnsupportedModelError unless the model can be made again from its layers."""
-    import keras
-
-    kind = type(model).__name__
-    if not isinstance(model, keras.Sequential) and not _is_functional(model):
-        raise UnsupportedModelError(
-            f'"{model.name}" is a subclassed model ({kind}): its structure is written in '
-            "its `call` only, so it cannot be made again with changes.",
-            _REBUILDABLE,
-        )
-    if not model.built:
-        raise UnsupportedModelError(
-            f'"{model.name}" is not built, so it has no weights.',
-            "Call it on data, or give it a keras.Input, first.",
-        )
-    if _overrides_call(model):
-        raise UnsupportedModelError(
-            f'"{model.name}" ({kind}) has a `call` of its own, so its graph does not say '
-            "what it computes.",
-            _REBUILDABLE,
-        )
-
-
-@contextmanager
-def custom_classes(layers: Iterable[Any]) -> Iterator[None]:
-    """Lets Keras find the classes of these layers by name, as registered ones are found."""
-    import keras
-
-    classes = {
-        type(layer).__name__: type(layer)
-        for layer in layers
-        if not type(layer).__module__.startswith("keras.")
-    }
-    with keras.saving.custom_object_scope(classes):
-        yield
+    return Rebuilt(rebuilt, builder.variables, frozenset(builder.changed))
 
 
 class _Builder:
@@ -99,8 +92,10 @@ class _Builder:
     def __init__(self, edits: dict[int, LayerEdits]) -> None:
         self.edits = edits
         self.made: dict[int, Any] = {}
-        self.copied: list[tuple[Any, Any]] = []
+        self.copied: list[tuple[Any, Any, LayerEdits]] = []
         self.seen: set[int] = set()
+        self.variables: dict[int, Any] = {}
+        self.changed: set[int] = set()
 
     def layer(self, old: Any) -> Any:
         """The new layer, model or operation for an old one."""
@@ -115,12 +110,17 @@ class _Builder:
         if isinstance(old, keras.Sequential):
             check_rebuildable(old)
             return self.sequential(old)
-        if _is_functional(old):
+        if is_functional(old):
             check_rebuildable(old)
             return self.functional(old)
-        new = copy_layer(old, self.edits_of(old).config)
+        edits = self.edits_of(old)
+        changes = edits.config
+        if edits.unwrapped:
+            changes = {"name": old.name, **changes}
+            old = _inside(old)
+        new = copy_layer(old, changes)
         if isinstance(old, keras.layers.Layer):
-            self.copied.append((old, new))
+            self.copied.append((old, new, edits))
         return new
 
     def edits_of(self, old: Any) -> LayerEdits:
@@ -156,7 +156,7 @@ class _Builder:
         flat = keras.tree.flatten(inputs)
         tensors = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
         outputs = {id(tensor) for tensor in model.outputs}
-        for node in _nodes(model):
+        for node in nodes(model):
             new = keras.tree.flatten(self.call(node, tensors, outputs))
             tensors.update(
                 {id(o): n for o, n in zip(node.output_tensors, new, strict=True)}
@@ -173,6 +173,8 @@ class _Builder:
 
         layer = node.operation
         args, kwargs = node.arguments.fill_in(tensors)
+        if self.loses_training(layer):
+            kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         if self.edits_of(layer).dropped:
             self.seen.add(id(layer))
             given, (returned,) = args[0], node.output_tensors
@@ -194,29 +196,62 @@ class _Builder:
             )
         return self.made[id(layer)]
 
+    def loses_training(self, layer: Any) -> bool:
+        """Whether `training=` is to go from the calls of a layer, or of one inside a model."""
+        import keras
+
+        if self.edits_of(layer).drops_training:
+            return True
+        inner = layer.layers if isinstance(layer, keras.Model) else ()
+        return any(self.loses_training(one) for one in inner)
+
     def finish(self, model: Any, rebuilt: Any) -> None:
         """Fills the new layers, and checks that no edit was left out."""
-        for old, new in self.copied:
-            edits = self.edits_of(old)
+        for old, new, edits in self.copied:
             if edits.transforms or edits.config:
                 write_weights(new, _fitting(new, edits.transformed(read_weights(old))))
+                self.match_by_name(old, new)
             else:
                 copy_state(old, new)
+                pairs = zip(state_variables(old), state_variables(new), strict=True)
+                self.variables.update({id(one): other for one, other in pairs})
             restore_initializers(old, new)
         # From the outside in: setting the flag of a model sets those of its layers.
         self.copy_trainable(model, rebuilt)
+        self.set_trainable()
         missed = set(self.edits) - self.seen
         if missed:
             raise UnsupportedModelError(
                 f"{len(missed)} of the layers to change lie where a model cannot be "
                 "rebuilt: inside another layer, or in a subclassed model.",
-                _REBUILDABLE,
+                REBUILDABLE,
             )
+
+    def match_by_name(self, old: Any, new: Any) -> None:
+        """Notes which variable of an edited layer became which, and which values differ."""
+        before = {variable.name: variable for variable in own_variables(old)}
+        for variable in own_variables(new):
+            former = before.get(variable.name)
+            if former is None:
+                continue
+            self.variables[id(former)] = variable
+            if not np.array_equal(to_numpy(former), to_numpy(variable), equal_nan=True):
+                self.changed.add(id(variable))
+
+    def set_trainable(self) -> None:
+        """Sets the flags that are edited, and those of layers that lost their wrapper."""
+        for old, edits in self.edits.items():
+            new = self.made.get(old)
+            if new is not None and edits.trainable is not None:
+                new.trainable = edits.trainable
+        for old, new, edits in self.copied:
+            if edits.unwrapped and edits.trainable is None and not old.trainable:
+                new.trainable = False
 
     def copy_trainable(self, old: Any, new: Any) -> None:
         import keras
 
-        if isinstance(old, keras.Sequential) or _is_functional(old):
+        if isinstance(old, keras.Sequential) or is_functional(old):
             if new.trainable != old.trainable:
                 new.trainable = old.trainable
             for layer in old.layers:
@@ -224,27 +259,6 @@ class _Builder:
                     self.copy_trainable(layer, self.made[id(layer)])
         else:
             copy_trainable(old, new)
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    """The nodes of a Functional model in the order in which it runs them."""
-    by_depth = model._nodes_by_depth  # noqa: SLF001
-    for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
-            if not node.is_input:
-                yield node
-
-
-def _is_functional(layer: Any) -> bool:
-    import keras
-
-    return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
-
-
-def _overrides_call(model: Any) -> bool:
-    """Whether a user's class, not Keras, says what a call of this model does."""
-    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    return not owner.__module__.startswith("keras.")
 
 
 def _build_one_by_one(made: dict[int, Any], model: Any) -> None:
@@ -265,3 +279,20 @@ def _constant(value: Any) -> Any:
     import keras
 
     return to_numpy(value) if isinstance(value, keras.Variable) else value
+
+
+def _inside(wrapper: Any) -> Any:
+    """The layer inside a wrapper that can give way to it."""
+    layer = getattr(wrapper, "layer", None)
+    if layer is None or any(axis >= 0 for axis in _axes(layer)):
+        raise UnsupportedModelError(
+            f'"{wrapper.name}" cannot give way to the layer inside it: its axis is not '
+            "counted from the back.",
+            "Write axis=-1.",
+        )
+    return layer
+
+
+def _axes(layer: Any) -> list[int]:
+    axis = getattr(layer, "axis", -1)
+    return list(axis) if isinstance(axis, (list, tuple)) else [axis]

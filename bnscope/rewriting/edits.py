@@ -56,7 +56,11 @@ class SetTrainable:
 
 @dataclass(frozen=True, slots=True)
 class DropTraining:
-    """The `training=` written into the calls of a layer is taken out, at its outer models too."""
+    """The `training=` written into the calls of a layer is taken out, at its outer models too.
+
+    A value that an outer model is called with reaches all layers inside it, so all of them
+    lose it.
+    """
 
     layer: str
 
@@ -91,6 +95,24 @@ class LayerEdits:
     config: dict[str, Any] = field(default_factory=dict)
     transforms: list[Transform] = field(default_factory=list)
     dropped: bool = False
+    trainable: bool | None = None
+    drops_training: bool = False
+    unwrapped: bool = False
+
+    def add(self, edit: Edit) -> None:
+        """Adds one edit."""
+        if isinstance(edit, TransformWeights):
+            self.transforms.append(edit.function)
+        elif isinstance(edit, SetConfig):
+            self.config.update(edit.changes)
+        elif isinstance(edit, SetTrainable):
+            self.trainable = edit.value
+        elif isinstance(edit, DropLayer):
+            self.dropped = True
+        elif isinstance(edit, DropTraining):
+            self.drops_training = True
+        else:
+            self.unwrapped = True
 
     def transformed(self, weights: Weights) -> Weights:
         """The variables of the layer after all its transforms, not yet rounded."""
@@ -104,13 +126,5 @@ def by_layer(edits: Iterable[Edit]) -> dict[str, LayerEdits]:
     """The edits of each layer, by its path."""
     found: dict[str, LayerEdits] = {}
     for edit in edits:
-        layer = found.setdefault(edit.layer, LayerEdits())
-        if isinstance(edit, TransformWeights):
-            layer.transforms.append(edit.function)
-        elif isinstance(edit, SetConfig):
-            layer.config.update(edit.changes)
-        elif isinstance(edit, DropLayer):
-            layer.dropped = True
-        else:
-            raise NotImplementedError(f"{type(edit).__name__} cannot be applied yet")
+        found.setdefault(edit.layer, LayerEdits()).add(edit)
     return found

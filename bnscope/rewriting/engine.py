@@ -51,13 +51,21 @@ def rewrite(
     verifier = Verifier(model, verify_data, graph)
     verification = verifier.compare(rewritten)
     if not verification.passed:
-        raise _failure(model, steps, verifier, verification)
+        raise failure(model, steps, verifier, verification)
     return Rewritten(rewritten, verification)
 
 
-def _failure(
+def failure(
     model: Any, steps: Sequence[Step], verifier: Verifier, verification: Verification
 ) -> VerificationError:
+    """What to raise where steps changed what a model computes, with the step that did.
+
+    Args:
+        model: the model that the steps were applied to.
+        steps: the steps, in order.
+        verifier: compares with the model that counts as the original.
+        verification: the comparison that failed.
+    """
     if not verifier.repeats():
         return VerificationError(
             "The original model gives other outputs each time it is run, so nothing can be "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from bnscope.errors import (
 )
 from bnscope.graph import archive
 from bnscope.graph.model import Graph
-from bnscope.rewriting.apply import custom_classes
 from bnscope.rewriting.copying import all_layers, first_line, is_users_function, to_numpy
+from bnscope.rewriting.structure import custom_classes
 from bnscope.rewriting.verify import Verifier
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+# What Keras warns of when it leaves an optimizer's state in the file.
+_NO_STATE = re.compile("variable loading for optimizer|saved optimizer state")
 _MISSING_CLASS = re.compile(
     r"(?:Could not locate (?:class|function)|Unknown \w+:) '?\"?(?:[\w.]+>)?(\w+)"
 )
@@ -58,6 +62,45 @@ def load(
         raise _not_loaded(path, graph, error, dict(custom_objects or {})) from error
 
 
+def load_compiled(
+    path: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None
+) -> tuple[Any, tuple[str, ...]]:
+    """Loads a saved model with its optimizer where that is possible. No code in it is run.
+
+    Args:
+        path: as for `load`.
+        custom_objects: as for `load`.
+
+    Returns:
+        The Keras model, compiled if the file says how, and what was lost, in sentences.
+
+    Raises:
+        UnreadableModelError: as `load`.
+        UnsupportedModelError: as `load`.
+    """
+    path = Path(path)
+    graph = archive.read(path)
+    if graph.training.compiled is False:
+        return load(path, custom_objects), ()
+    _check_loadable(graph, path)
+    try:
+        model, complaint = _load_optimizer(path, custom_objects)
+        if complaint and _is_mixed(graph):
+            # Keras wraps the optimizer for mixed precision by the global policy of the moment.
+            with _global_policy("mixed_float16"):
+                model, complaint = _load_optimizer(path, custom_objects)
+    except Exception as error:  # noqa: BLE001  Keras raises all sorts here
+        model = load(path, custom_objects)
+        note = (
+            f"Keras cannot load the training configuration of {path}, so the fixed model is "
+            f"not compiled: {first_line(error)}."
+        )
+        return model, (note,)
+    if not complaint or graph.training.optimizer_steps == 0:
+        return model, ()  # an optimizer without a step has nothing to lose
+    return model, (f"{path}: {complaint}.",)
+
+
 def save(model: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Saves a model: written beside, loaded again and compared, then moved into place.
 
@@ -72,7 +115,8 @@ def save(model: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -
     Raises:
         OutputExistsError: if the file exists and `overwrite` is false.
         UnsupportedModelError: if the model holds Python code that no file should hold.
-        VerificationError: if the saved model is not the one that was to be saved.
+        VerificationError: if the saved model, or the state of its optimizer, is not the one
+            that was to be saved.
         BnscopeError: if the file cannot be written.
     """
     target = check_output(path, overwrite=overwrite)
@@ -203,6 +247,8 @@ def _check_saved(model: Any, path: Path) -> None:
 
     with custom_classes(all_layers(model)):
         loaded = keras.models.load_model(path, compile=False, safe_mode=True)
+        if path.suffix == ".keras":  # of `.h5` files Keras never loads the slots
+            _check_saved_optimizer(model, path)
     if not (_same_weights(model, loaded) and _same_outputs(model, loaded)):
         raise VerificationError(
             "The model that was saved is not the same when it is loaded again.",
@@ -211,9 +257,13 @@ def _check_saved(model: Any, path: Path) -> None:
 
 
 def _same_weights(model: Any, loaded: Any) -> bool:
-    return len(loaded.weights) == len(model.weights) and all(
+    return _same_variables(model.weights, loaded.weights)
+
+
+def _same_variables(expected: Sequence[Any], actual: Sequence[Any]) -> bool:
+    return len(actual) == len(expected) and all(
         np.array_equal(to_numpy(one), to_numpy(other), equal_nan=True)
-        for one, other in zip(loaded.weights, model.weights, strict=True)
+        for one, other in zip(actual, expected, strict=True)
     )
 
 
@@ -223,3 +273,51 @@ def _same_outputs(model: Any, loaded: Any) -> bool:
     except BnscopeError:
         return True  # it runs only on real samples; weights and configuration agree
     return verifier.compare(loaded).passed
+
+
+def _load_optimizer(
+    path: Path, custom_objects: Mapping[str, Any] | None
+) -> tuple[Any, str]:
+    """The compiled model, and what Keras says if it leaves the optimizer's state out."""
+    import keras
+
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        keras.saving.custom_object_scope(dict(custom_objects or {})),
+    ):
+        warnings.simplefilter("always")
+        model = keras.models.load_model(path, compile=True, safe_mode=True)
+    texts = [" ".join(str(warning.message).split()) for warning in caught]
+    return model, next((text.rstrip(". ") for text in texts if _NO_STATE.search(text)), "")
+
+
+def _is_mixed(graph: Graph) -> bool:
+    return any("mixed_float16" in str(layer.config.get("dtype")) for layer in graph.layers)
+
+
+@contextmanager
+def _global_policy(name: str) -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _check_saved_optimizer(model: Any, path: Path) -> None:
+    """Raises VerificationError if Keras loads another optimizer state than was saved."""
+    optimizer = getattr(model, "optimizer", None)
+    if not getattr(model, "compiled", False) or optimizer is None or not optimizer.built:
+        return
+    try:
+        loaded, complaint = _load_optimizer(path, None)
+    except Exception:  # noqa: BLE001  a loss that is not registered, or one that Keras saves so
+        return  # that it cannot read it again: the same holds for the original
+    if complaint or not _same_variables(optimizer.variables, loaded.optimizer.variables):
+        raise VerificationError(
+            "Keras does not load the optimizer's state from what was saved.",
+            "Nothing was written. Save it as .keras.",
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -38,12 +38,28 @@ def run_model(
     Raises:
         VerificationError: if the model does not run on them.
     """
+    return collect_outputs(model, batches, lambda batch: _call(model, batch, dtypes))
+
+
+def collect_outputs(
+    model: Any, batches: Sequence[Batch], run: Callable[[Batch], Any]
+) -> dict[str, Array]:
+    """The outputs of a model over all batches, run in whatever way.
+
+    Args:
+        model: a Keras model. Its variables are left as they were.
+        batches: one array for each input, in each batch.
+        run: runs the model on a batch.
+
+    Returns:
+        The outputs by name, samples along the first axis.
+    """
     import keras
 
     collected: list[list[Array]] = []
     with _unchanged(model), _accurate_device():
         for batch in batches:
-            outputs = _call(model, batch, dtypes)
+            outputs = run(batch)
             collected.append([to_numpy(y) for y in keras.tree.flatten(outputs)])
     names = _output_names(model, len(collected[0]))
     return {
@@ -53,10 +69,8 @@ def run_model(
 
 
 def _call(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:
-    tensors = [_tensor(array, dtype) for array, dtype in zip(batch, dtypes, strict=True)]
-    packed = _pack(model, tensors)
     try:
-        return model(packed, training=False)
+        return model(tensor_batch(model, batch, dtypes), training=False)
     except Exception as error:
         # The sizes that were tried may be ones that this network cannot take.
         shapes = ", ".join(str(array.shape) for array in batch)
@@ -124,7 +138,23 @@ def _output_names(model: Any, count: int) -> list[str]:
     return unique
 
 
-def _pack(model: Any, tensors: Sequence[Any]) -> Any:
+def tensor_batch(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:
+    """A batch as the backend's tensors, in the structure in which the model takes it."""
+    pairs = zip(batch, dtypes, strict=True)
+    return pack(model, [_tensor(array, dtype) for array, dtype in pairs])
+
+
+def numpy_batch(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:
+    """A batch as arrays, in the structure in which the model takes it."""
+    pairs = zip(batch, dtypes, strict=True)
+    arrays = [
+        _tensor(array, dtype) if dtype == "string" else array.astype(numpy_dtype(dtype))
+        for array, dtype in pairs
+    ]
+    return pack(model, arrays)
+
+
+def pack(model: Any, tensors: Sequence[Any]) -> Any:
     """The tensors in the structure in which the model takes its inputs."""
     import keras
 

@@ -26,6 +26,7 @@ from bnscope.rewriting.comparison import (
     LIMITS,
     SENSITIVITY_FACTOR,
     TOLERANCES,
+    OutputCheck,
     Outputs,
     Verification,
     compare_outputs,
@@ -57,13 +58,21 @@ class Verifier:
         data: samples to run: an array, a list in the order of the inputs, or a mapping by
             input names. None for random ones with a fixed seed.
         graph: the original's graph, where it is known already.
+        proof: whether something must be provable; False where only differences are measured.
 
     Raises:
         VerificationError: if the original does not run, or no output proves anything.
         BnscopeError: if the data do not fit the model.
     """
 
-    def __init__(self, model: Any, data: Any = None, graph: Graph | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        data: Any = None,
+        graph: Graph | None = None,
+        *,
+        proof: bool = True,
+    ) -> None:
         self.model = model
         self.dtype = lowest_dtype(model)
         self.tolerance = TOLERANCES[self.dtype]
@@ -75,7 +84,8 @@ class Verifier:
         else:
             self.batches, self.expected = self.choose()
         self.before = self.values_before_activations()
-        self.require_proof()
+        if proof:
+            self.require_proof()
 
     def compare(self, rewritten: Any) -> Verification:
         """How far a rewritten model is from the original.
@@ -91,6 +101,10 @@ class Verifier:
             probe = before_activations(rewritten)
             if probe is not None:
                 checks += compare_outputs(self.before, self.run(probe, self.batches))
+        return self.judge(checks)
+
+    def judge(self, checks: Sequence[OutputCheck]) -> Verification:
+        """Comparisons of outputs with the tolerance that they must keep to."""
         tolerance = self.tolerance
         if any(check.error > tolerance for check in checks):
             tolerance = self.widened()

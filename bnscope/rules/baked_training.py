@@ -44,6 +44,7 @@ class TrainingTrueBaked(Rule):
     code = "BN401"
     name = "training-true-baked"
     severity = Severity.WARNING
+    fix = "unsafe"
     advice = "Leave training=True out when the model is built; fit sets it by itself."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -56,7 +57,6 @@ class TrainingTrueBaked(Rule):
                     layer.path,
                     "training=True is written into its call: model(x) and exports normalize "
                     "with each batch and change the moving statistics, predict does not.",
-                    fix="unsafe",
                 )
 
     def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:  # noqa: ARG002
@@ -106,6 +106,7 @@ class TrainingFalseIneffective(Rule):
     code = "BN402"
     name = "training-false-ineffective"
     severity = Severity.ERROR
+    fix = "unsafe"
     advice = "Set trainable=False on the BN layer before compile; training=False alone does not hold."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -119,7 +120,6 @@ class TrainingFalseIneffective(Rule):
                     "training=False is written into its call, but the layer is trainable: fit "
                     f"ignores the value and {effect} the moving statistics.",
                     severity=None if compiled else Severity.INFO,
-                    fix="unsafe",
                 )
 
     def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:  # noqa: ARG002

@@ -123,6 +123,7 @@ class PartialFreeze(Rule):
     code = "BN404"
     name = "partial-freeze"
     severity = Severity.WARNING
+    fix = "unsafe"
     advice = "Set trainable=False on the BN layer too, before compile."
 
     def check(self, context: Context) -> Iterator[Problem]:
@@ -143,7 +144,6 @@ class PartialFreeze(Rule):
                 "statistics, gamma and beta move away from what the convolution was trained "
                 "with.",
                 related=(convolution.layer.path,),
-                fix="unsafe",
             )
 
     def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:  # noqa: ARG002

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from bnscope.graph import kinds
 from bnscope.graph.batchnorm import is_batch_norm
 from bnscope.graph.model import Call
 from bnscope.graph.paths import End, ends_after
+from bnscope.rewriting.edits import Edit, SetConfig, TransformWeights, Weights
 from bnscope.rules.base import Context, Problem, Rule, Severity
 from bnscope.rules.redundant_bias import has_bias
 
@@ -26,7 +29,8 @@ class MissingShift(Rule):
     many tutorials say so: the mean that BN subtracts cancels it.
 
     ## What to do
-    Build the layer with `center=True`, Keras's default.
+    Build the layer with `center=True`, Keras's default. `bnscope fix --unsafe-fixes` adds a
+    beta of zeros: the model computes the same until it is trained on.
 
     ## When it is quiet
     A linear layer with a bias behind BN, an `Add` (a skip connection brings a shift), another
@@ -64,6 +68,14 @@ class MissingShift(Rule):
                     related=(fault.call.layer.path,) if fault.call else (),
                 )
 
+    def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:
+        """A beta, zero at first."""
+        del context
+        return (
+            SetConfig(layer, {"center": True}),
+            TransformWeights(layer, _zero_beta),
+        )
+
     @staticmethod
     def bad_no_beta_before_relu(keras: Any) -> Any:  # noqa: D102
         return keras.Sequential(
@@ -98,6 +110,10 @@ class MissingShift(Rule):
                 keras.layers.Dense(2, activation="relu"),
             ]
         )
+
+
+def _zero_beta(weights: Weights) -> Weights:
+    return {"beta": np.zeros(weights["moving_mean"].shape)}
 
 
 def _keeps_linear(call: Call) -> bool:

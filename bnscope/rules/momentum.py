@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnscope.graph.batchnorm import known_momentum
+from bnscope.rewriting.edits import Edit, SetConfig
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
 
@@ -93,7 +94,8 @@ class MomentumTorchConvention(Rule):
     two, so inference depends on which batches came last.
 
     ## What to do
-    Use `1 - momentum`: PyTorch's 0.1 is Keras's 0.9.
+    Use `1 - momentum`: PyTorch's 0.1 is Keras's 0.9. `bnscope fix --unsafe-fixes` writes that;
+    the moving values stay as they are until the model is trained on.
 
     ## When it is quiet
     Exactly 0, which calibration passes use.
@@ -123,6 +125,11 @@ class MomentumTorchConvention(Rule):
                     f"written {value:g}.",
                     data={"momentum": value},
                 )
+
+    def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:
+        """The same average by Keras's convention."""
+        value = momentum(context.graph.layer(layer))
+        return (SetConfig(layer, {"momentum": round(1.0 - value, 12)}),)
 
     @staticmethod
     def bad_ported(keras: Any) -> Any:  # noqa: D102

@@ -30,7 +30,9 @@ class WrongAxis(Rule):
     is only worse.
 
     ## What to do
-    Use `axis=-1` behind `channels_last` layers and `axis=1` behind `channels_first` ones.
+    Use `axis=-1` behind `channels_last` layers and `axis=1` behind `channels_first` ones, and
+    train again. There is no repair: the statistics of rows cannot become those of channels,
+    and the weights behind the layer were trained on what it puts out.
 
     ## When it is quiet
     Tensors of rank 2; a `Permute` or `Reshape` between; BN for each time step that says so in

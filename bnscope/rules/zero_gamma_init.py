@@ -10,6 +10,7 @@ import numpy as np
 from bnscope.graph import kinds
 from bnscope.graph.model import Call
 from bnscope.graph.paths import End, ends_after
+from bnscope.rewriting.edits import Edit, SetConfig, TransformWeights, Weights
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
 
@@ -26,7 +27,8 @@ class ZeroGammaInit(Rule):
     (measured on three backends: still zero after 20 epochs).
 
     ## What to do
-    Leave `gamma_initializer` at its default, `"ones"`.
+    Leave `gamma_initializer` at its default, `"ones"`. `bnscope fix --unsafe-fixes` sets the
+    gammas themselves to one too, which changes what the model computes.
 
     ## When it is quiet
     The last BN layer of a residual branch, before `Add` with no ReLU between: there it is a
@@ -66,6 +68,14 @@ class ZeroGammaInit(Rule):
                 and bool(np.any(np.abs(state.gamma) > 10 * self.NEARLY_ZERO))
             )
             yield _problem(layer.path, ends, trained=trained)
+
+    def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:
+        """Gammas of one, now and in the configuration."""
+        del context
+        return (
+            SetConfig(layer, {"gamma_initializer": "ones"}),
+            TransformWeights(layer, _ones),
+        )
 
     def starts_at_zero(self, config: Mapping[str, Any]) -> bool:
         """Whether a BN configuration initializes gamma to zero, or nearly."""
@@ -130,6 +140,10 @@ class ZeroGammaInit(Rule):
         x = keras.layers.BatchNormalization(gamma_initializer="zeros")(x)
         x = keras.layers.Add()([inputs, x])
         return keras.Model(inputs, keras.layers.ReLU()(x))
+
+
+def _ones(weights: Weights) -> Weights:
+    return {"gamma": np.ones(weights["gamma"].shape)}
 
 
 def _below(value: object, threshold: float) -> bool:

@@ -1,0 +1,71 @@
+"""What a Keras model is made of, and whether it can be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bnscope.errors import UnsupportedModelError
+
+REBUILDABLE = "Build it with keras.Sequential or the functional API."
+
+
+def check_rebuildable(model: Any) -> None:
+    """Raises UnsupportedModelError unless the model can be made again from its layers."""
+    import keras
+
+    kind = type(model).__name__
+    if not isinstance(model, keras.Sequential) and not is_functional(model):
+        raise UnsupportedModelError(
+            f'"{model.name}" is a subclassed model ({kind}): its structure is written in '
+            "its `call` only, so it cannot be made again with changes.",
+            REBUILDABLE,
+        )
+    if not model.built:
+        raise UnsupportedModelError(
+            f'"{model.name}" is not built, so it has no weights.',
+            "Call it on data, or give it a keras.Input, first.",
+        )
+    if _overrides_call(model):
+        raise UnsupportedModelError(
+            f'"{model.name}" ({kind}) has a `call` of its own, so its graph does not say '
+            "what it computes.",
+            REBUILDABLE,
+        )
+
+
+@contextmanager
+def custom_classes(layers: Iterable[Any]) -> Iterator[None]:
+    """Lets Keras find the classes of these layers by name, as registered ones are found."""
+    import keras
+
+    classes = {
+        type(layer).__name__: type(layer)
+        for layer in layers
+        if not type(layer).__module__.startswith("keras.")
+    }
+    with keras.saving.custom_object_scope(classes):
+        yield
+
+
+def nodes(model: Any) -> Iterator[Any]:
+    """The nodes of a Functional model in the order in which it runs them."""
+    by_depth = model._nodes_by_depth  # noqa: SLF001
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+def is_functional(layer: Any) -> bool:
+    """Whether a layer is a model with a graph of nodes."""
+    import keras
+
+    return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
+
+
+def _overrides_call(model: Any) -> bool:
+    """Whether a user's class, not Keras, says what a call of this model does."""
+    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    return not owner.__module__.startswith("keras.")
