@@ -245,4 +245,4 @@ def _print_remaining(result: FixResult) -> None:
     from bnscope.printing import emit
 
     say("Remaining:")
-    emit(full.render([result.remaining]), sys.stdout)
+    emit(full.lines([result.remaining]), sys.stdout)

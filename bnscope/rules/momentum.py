@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bnscope.graph.batchnorm import known_momentum
+from bnscope.graph.batchnorm import known_momentum, momentum
 from bnscope.rewriting.edits import Edit, SetConfig
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
