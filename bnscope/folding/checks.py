@@ -67,7 +67,7 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
         if not part.layer or layer.path.startswith(part.layer + "/"):
             where = f"{part.layer} is" if part.layer else "The model is"
             return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
-    holder = next((other for other in graph.layers if layer in other.children), None)
+    holder = graph.holder(layer)
     if holder is not None and holder.is_custom:
         return Refusal(
             Reason.CUSTOM_LAYER,

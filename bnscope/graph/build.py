@@ -12,6 +12,7 @@ from typing import Any
 
 from bnscope.errors import UnreadableModelError
 from bnscope.graph import kinds, shapes
+from bnscope.graph.limits import MAX_CALLS, MAX_NAME, MAX_NESTING, MAX_TENSORS, too_much
 from bnscope.graph.model import (
     Call,
     Graph,
@@ -27,7 +28,7 @@ from bnscope.graph.model import (
 Key = tuple[Hashable, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
     """A tensor in the arguments of a call."""
 
@@ -135,6 +136,10 @@ class _Flattener:
         self.made: dict[int, Layer] = {}
         self.inputs: list[int] = []
         self.not_analysed: list[NotAnalysed] = []
+        self.plans: dict[int, _Plan] = {}
+        self.counts: dict[str, int] = {}
+        self.visited = 0
+        self.nesting = 0
 
     def model(
         self,
@@ -148,16 +153,39 @@ class _Flattener:
         if model.opaque:
             self.opaque(model, prefix)
             return []
+        plan = self.plan(model)
         bound = self.bind_inputs(model, given)
-        frame = _Frame(prefix, bound, _output_counts(model), training)
-        for node in _in_order(model):
+        frame = _Frame(prefix, bound, plan.widths, training)
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise too_much("Models are nested more deeply in each other", MAX_NESTING)
+        for node in plan.order:
             if node.layer.kind == kinds.INPUT:
                 self.bind_stray_input(node, bound)
                 continue
             inputs = [self.resolve(reference, bound) for reference in node.references()]
             for index, tensor in enumerate(self.node(node, inputs, frame)):
                 bound[*node.key, index] = tensor
+        self.nesting -= 1
         return [self.resolve(reference, bound) for reference in model.outputs]
+
+    def plan(self, model: ModelSpec) -> _Plan:
+        """The order of a model's calls, and what it costs to walk through them once more.
+
+        A nested model is walked through at each of its calls: twice in each of 40 levels would
+        be 2**40 times.
+        """
+        plan = self.plans.get(id(model))
+        if plan is None:
+            plan = self.plans[id(model)] = _make_plan(model)
+        self.visited += plan.cost
+        if self.visited > MAX_TENSORS:
+            raise too_much(
+                "With each call of a nested model counted, there are more tensors than in any "
+                "real model",
+                MAX_TENSORS,
+            )
+        return plan
 
     def node(self, node: NodeSpec, inputs: list[int], frame: _Frame) -> list[int]:
         # As in Keras, a value from outside wins over one inside.
@@ -169,6 +197,10 @@ class _Flattener:
             prefix = f"{frame.prefix}{node.layer.name}/"
             return self.model(inner, prefix=prefix, given=inputs, training=training)
         layer = self.layer(node.layer, frame.prefix)
+        if len(self.calls) >= MAX_CALLS:
+            raise too_much(
+                "The model has more calls of layers than any real one", MAX_CALLS
+            )
         call = _Call(layer, node, frame, inputs, [], training)
         call.outputs.extend(self.outputs(call))
         self.calls.append(call)
@@ -213,6 +245,8 @@ class _Flattener:
     def tensor(
         self, producer: int | None, shape: Shape | None, dtype: str | None, name: str = ""
     ) -> int:
+        if len(self.tensors) >= MAX_TENSORS:
+            raise too_much("The model has more tensors than any real one", MAX_TENSORS)
         self.tensors.append(_Tensor(producer, shape, dtype, name))
         return len(self.tensors) - 1
 
@@ -242,6 +276,10 @@ class _Flattener:
         if made is not None:
             return made
         path = self.unique(prefix + spec.name)
+        if len(path) > MAX_NAME:
+            raise too_much(f"The path of a layer has {len(path):,} characters", MAX_NAME)
+        if len(self.layers) >= MAX_CALLS:
+            raise too_much("The model has more layers than any real one", MAX_CALLS)
         self.layers[path] = placeholder = Layer(path, spec.kind, spec.config)
         self.made[id(spec)] = placeholder
         self.specs[path] = spec
@@ -258,9 +296,10 @@ class _Flattener:
     def unique(self, path: str) -> str:
         if path not in self.layers:
             return path
-        number = 2
+        number = self.counts.get(path, 2)
         while f"{path}#{number}" in self.layers:
             number += 1
+        self.counts[path] = number + 1
         return f"{path}#{number}"
 
     def freeze(
@@ -300,6 +339,22 @@ def _freeze(index: int, made: _Call, tensors: tuple[Tensor, ...]) -> Call:
         kwargs={name: _map(value, replace) for name, value in made.node.kwargs.items()},
         training=made.training,
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to walk through a model: its calls in order, and how many outputs each has."""
+
+    order: tuple[NodeSpec, ...]
+    widths: Mapping[tuple[Hashable, int], int]
+    cost: int
+
+
+def _make_plan(model: ModelSpec) -> _Plan:
+    order = tuple(_in_order(model))
+    references = sum(len(node.references()) for node in order)
+    cost = 1 + len(order) + references + len(model.inputs) + len(model.outputs)
+    return _Plan(order, _output_counts(model), cost)
 
 
 def _in_order(model: ModelSpec) -> Iterator[NodeSpec]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bnscope.graph.limits import Steps
+
 Shape = tuple[int | None, ...]
 
 
@@ -155,6 +157,7 @@ class Graph:
         not_analysed: what could not be read as a graph.
         training: what is known of the training.
         has_weights: whether values of variables can be read.
+        steps: how many steps from call to call are left; None for any number.
     """
 
     name: str
@@ -166,6 +169,7 @@ class Graph:
     not_analysed: tuple[NotAnalysed, ...] = ()
     training: Training = Training()
     has_weights: bool = True
+    steps: Steps | None = field(default=None, repr=False)
 
     @cached_property
     def _consumers(self) -> Sequence[tuple[Call, ...]]:
@@ -190,6 +194,18 @@ class Graph:
     def _layers_by_path(self) -> Mapping[str, Layer]:
         return {layer.path: layer for layer in self.layers}
 
+    @cached_property
+    def _holders(self) -> Mapping[str, Layer]:
+        holders: dict[str, Layer] = {}
+        for layer in self.layers:
+            for child in layer.children:
+                holders.setdefault(child.path, layer)
+        return holders
+
+    def _spend(self, steps: int) -> None:
+        if self.steps is not None:
+            self.steps.spend(steps)
+
     def layer(self, path: str) -> Layer:
         """The layer with that path.
 
@@ -200,11 +216,14 @@ class Graph:
 
     def producer(self, tensor: Tensor) -> Call | None:
         """The call that makes a tensor; None for an input of the model."""
+        self._spend(1)
         return None if tensor.producer is None else self.calls[tensor.producer]
 
     def consumers(self, tensor: Tensor) -> tuple[Call, ...]:
         """The calls that take a tensor, each once, in topological order."""
-        return self._consumers[tensor.index]
+        found = self._consumers[tensor.index]
+        self._spend(len(found) + 1)
+        return found
 
     def is_output(self, tensor: Tensor) -> bool:
         """Whether a tensor is an output of the model."""
@@ -212,7 +231,17 @@ class Graph:
 
     def calls_of(self, layer: Layer) -> tuple[Call, ...]:
         """The calls of a layer; empty for a layer inside another one."""
-        return self._calls_by_path.get(layer.path, ())
+        found = self._calls_by_path.get(layer.path, ())
+        self._spend(len(found) + 1)
+        return found
+
+    def holder(self, layer: Layer) -> Layer | None:
+        """The layer that has this one inside it; None if there is none."""
+        return self._holders.get(layer.path)
+
+    def has_layer(self, path: str) -> bool:
+        """Whether there is a layer with that path."""
+        return path in self._layers_by_path
 
     def sole_consumer(self, tensor: Tensor) -> Call | None:
         """The only call that takes a tensor; None if there are more, or if it is an output."""
