@@ -177,7 +177,8 @@ def _is_quantized(layer: Layer) -> bool:
     if isinstance(policy, dict):
         if policy.get("class_name") not in _PLAIN_POLICIES:
             return "Map" not in str(policy.get("class_name"))
-        policy = (policy.get("config") or {}).get("name")
+        inner = policy.get("config")
+        policy = inner.get("name") if isinstance(inner, dict) else None
     return isinstance(policy, str) and policy.startswith(_QUANTIZED_NAMES)
 
 

@@ -124,7 +124,8 @@ def _keeps_axes(call: Call) -> bool:
 def _problem(call: Call, producer: Call, axis: int, expected: int | None) -> Problem:
     shape = call.inputs[0].shape
     size = channels(call.layer)
-    width = None if shape is None or expected is None else shape[expected]
+    known = shape is not None and expected is not None and expected < len(shape)
+    width = shape[expected] if known else None
     severity = None
     if producer.kind in _SEQUENCES:
         severity = Severity.WARNING
