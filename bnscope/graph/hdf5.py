@@ -114,7 +114,9 @@ def _read(dataset: Any, name: str, stored: Store | None = None) -> npt.NDArray[n
         raise _no_numbers(name)
     size = math.prod(shape)
     if size > MAX_CHANNELS:
-        raise too_much(f"{name} claims {size:,} values", MAX_CHANNELS)
+        raise too_much(
+            f"{name} claims {size:,} values, more than any BN layer has", MAX_CHANNELS
+        )
     if stored is not None and dataset.get_type().equal(h5py.h5t.IEEE_F32LE):
         offset = dataset.get_offset()  # None unless the values lie here in one piece
         data = b"" if offset is None else stored.read_at(offset, 4 * size)

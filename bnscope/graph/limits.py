@@ -29,8 +29,8 @@ MAX_NAME = 512
 # Rank and sizes of a tensor; numpy itself stops at 64 dimensions.
 MAX_RANK = 32
 MAX_SIZE = 1 << 62
-# Steps from call to call that rules and the fold plan take; 20,000 layers take some 2 million.
-MAX_STEPS = 3_000_000
+# Steps from call to call that rules and the fold plan take; a rule takes some 2 a layer.
+MAX_STEPS = 2_000_000
 # Channels of one BN layer; the widest real layers have some 100,000.
 MAX_CHANNELS = 1 << 20
 # Values of all BN layers of a file; EfficientNet-L2, the largest known, has 5 million.
