@@ -93,8 +93,7 @@ def print_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:
 
 def print_unaligned(rows: Iterable[Sequence[str]], stream: TextIO) -> None:
     """Prints rows without aligning their columns."""
-    for row in rows:
-        stream.write("  ".join(printable(cell) for cell in row) + "\n")
+    stream.writelines("  ".join(printable(cell) for cell in row) + "\n" for row in rows)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> Table:

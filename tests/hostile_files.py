@@ -566,7 +566,7 @@ def every_dense_layer_reaches_every_batch_norm(folder):
     return write_json(folder, model(layers, ["b0"]))
 
 
-@case(None)
+@case("so entangled")
 def one_layer_feeds_ten_thousand(folder):
     layers = [source(), layer("Dense", "d", ["x"], units=4)]
     layers += [bn(f"b{i}", ["d"]) for i in range(10_000)]

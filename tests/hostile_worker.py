@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 from bnscope.cli import main
 
@@ -24,8 +25,7 @@ COMMANDS = (
 
 
 def limit_memory(megabytes):
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     most = now + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
@@ -69,4 +69,4 @@ if __name__ == "__main__":
     for line in sys.stdin:
         path = line.rstrip("\n")
         for result in report(path, int(sys.argv[2])):
-            print(json.dumps({"path": path, **result}), flush=True)
+            print(json.dumps({"path": path, **result}), flush=True)  # noqa: T201

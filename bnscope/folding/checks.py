@@ -175,7 +175,7 @@ def no_pattern(call: Call) -> Refusal:
 def _is_quantized(layer: Layer) -> bool:
     policy = layer.config.get("dtype")
     if isinstance(policy, dict):
-        if policy.get("class_name") not in _PLAIN_POLICIES:
+        if str(policy.get("class_name")) not in _PLAIN_POLICIES:
             return "Map" not in str(policy.get("class_name"))
         inner = policy.get("config")
         policy = inner.get("name") if isinstance(inner, dict) else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from bnscope.errors import UnreadableModelError
 from bnscope.graph import kinds, shapes
+from bnscope.graph.batchnorm import KINDS as BATCH_NORM
 from bnscope.graph.limits import MAX_CALLS, MAX_NAME, MAX_NESTING, MAX_TENSORS, too_much
 from bnscope.graph.model import (
     Call,
@@ -196,6 +197,11 @@ class _Flattener:
         if inner is not None and not inner.opaque and len(inner.inputs) == len(inputs):
             prefix = f"{frame.prefix}{node.layer.name}/"
             return self.model(inner, prefix=prefix, given=inputs, training=training)
+        if not inputs and node.layer.kind in BATCH_NORM:
+            raise UnreadableModelError(
+                f"A call of {node.layer.name!r} takes no tensor.",
+                "The file is damaged; save the model again.",
+            )
         layer = self.layer(node.layer, frame.prefix)
         if len(self.calls) >= MAX_CALLS:
             raise too_much(

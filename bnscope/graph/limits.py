@@ -76,8 +76,8 @@ class Steps:
         """
         self.left -= steps
         if self.left < 0:
-            raise too_much(
+            raise UnreadableModelError(
                 f"The calls of the model are so entangled that following them takes more than "
-                f"{MAX_STEPS:,} steps",
-                MAX_STEPS,
+                f"{MAX_STEPS:,} steps.",
+                HINT,
             )

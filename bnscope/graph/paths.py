@@ -78,6 +78,8 @@ def ends_before(graph: Graph, tensor: Tensor, passes: Passes) -> Iterator[End]:
         call = graph.producer(current)
         if call is not None and passes(call):
             passed = _after(trail, call)
+            if graph.steps is not None:
+                graph.steps.spend(len(call.inputs))
             unseen = [source for source in call.inputs if source.index not in seen]
             stack.extend((source, passed) for source in unseen)
         else:

@@ -147,8 +147,9 @@ def _keeps_axes(call: Call) -> bool:
 def _problem(call: Call, producer: Call, axis: int, expected: int | None) -> Problem:
     shape = call.inputs[0].shape
     size = channels(call.layer)
-    known = shape is not None and expected is not None and expected < len(shape)
-    width = shape[expected] if known else None
+    width = None
+    if shape is not None and expected is not None and expected < len(shape):
+        width = shape[expected]
     severity = None
     if producer.kind in _SEQUENCES:
         severity = Severity.WARNING

