@@ -868,7 +868,7 @@ def attribute_that_repeats_one_text(folder):
     def edit(group):
         made = group.create_group("bn")
         made.attrs.create(
-            "weight_names", ["x" * (1 << 20)] + ["y"] * 1000, dtype=h5py.string_dtype()
+            "weight_names", ["x" * (1 << 20)] + ["y"] * 2000, dtype=h5py.string_dtype()
         )
 
     return legacy(folder, edit)
@@ -913,7 +913,7 @@ def link_on_the_way_to_a_group(folder):
 
 @case("comparisons")
 def names_that_match_nothing(folder):
-    count = 4_000
+    count = 2_500
 
     def edit(group):
         names = np.array([f"a{i}/moving_mean:0".encode() for i in range(count)])

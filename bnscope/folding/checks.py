@@ -63,10 +63,10 @@ def _refuse_class(layer: Layer) -> Refusal | None:
 def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
     if graph.calls_of(layer):
         return None
-    for part in graph.not_analysed:
-        if not part.layer or layer.path.startswith(part.layer + "/"):
-            where = f"{part.layer} is" if part.layer else "The model is"
-            return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
+    part = graph.not_analysed_around(layer)
+    if part is not None:
+        where = f"{part.layer} is" if part.layer else "The model is"
+        return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
     holder = graph.holder(layer)
     if holder is not None and holder.is_custom:
         return Refusal(

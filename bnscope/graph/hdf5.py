@@ -202,7 +202,7 @@ def _check_attribute(found: Any, name: str) -> int:
     kind = found.get_type()
     if kind.get_class() not in {h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT}:
         raise UnreadableModelError(f"The HDF5 attribute {name} holds no text.", _SAVE_AGAIN)
-    count = math.prod(found.shape)
+    count: int = math.prod(found.shape)
     size = found.get_storage_size()
     if max(size, 64 * count) > 4 * MAX_CONFIG:
         raise too_much(

@@ -17,7 +17,7 @@ MAX_ZIP_DIRECTORY = 1 << 20
 # A compressed weights member is inflated in memory. Keras compresses nothing.
 MAX_INFLATED = 192 << 20
 # Texts of one HDF5 attribute, where each may be the whole piece of the file that holds it.
-MAX_TEXTS = 256 << 20
+MAX_TEXTS = 1 << 30
 # Layers, calls and nested models' calls once a model is flattened.
 MAX_CALLS = 30_000
 # Tensors among the arguments and results of all calls; a DenseNet has 2 a call.

@@ -202,6 +202,10 @@ class Graph:
                 holders.setdefault(child.path, layer)
         return holders
 
+    @cached_property
+    def _opaque(self) -> Mapping[str, NotAnalysed]:
+        return {part.layer: part for part in reversed(self.not_analysed)}
+
     def _spend(self, steps: int) -> None:
         if self.steps is not None:
             self.steps.spend(steps)
@@ -238,6 +242,12 @@ class Graph:
     def holder(self, layer: Layer) -> Layer | None:
         """The layer that has this one inside it; None if there is none."""
         return self._holders.get(layer.path)
+
+    def not_analysed_around(self, layer: Layer) -> NotAnalysed | None:
+        """The outermost part around a layer that could not be analysed; None if there is none."""
+        folders = layer.path.split("/")[:-1]
+        paths = ["/".join(folders[:count]) for count in range(len(folders) + 1)]
+        return next((self._opaque[path] for path in paths if path in self._opaque), None)
 
     def has_layer(self, path: str) -> bool:
         """Whether there is a layer with that path."""
