@@ -160,7 +160,7 @@ def _fed_by(graph: Graph, layer: Layer) -> Iterator[str]:
         if call.inputs:
             yield kinds.describe(graph.producer(call.inputs[0]))
     if not calls:
-        outer = next((other for other in graph.layers if layer in other.children), None)
+        outer = graph.holder(layer)
         if outer is not None:
             yield f'inside {outer.kind.removeprefix("custom.")} "{outer.path}"'
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Letters, by their category, that show nothing.
+_INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u034f\u17b4\u17b5\u2800")
 # Parts of a line: text, style.
 Line = Sequence[tuple[str, str]]
 
@@ -25,7 +27,9 @@ def printable(text: str) -> str:
     if text.isprintable():  # nearly always
         return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
+        char
+        if char.isprintable() and char not in _INVISIBLE
+        else char.encode("unicode_escape").decode()
         for char in text
     )
 

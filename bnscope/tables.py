@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Narrower than this, each layer gets lines of its own instead of a row.
 _TABLE_WIDTH = 150
+# Rich measures every cell, a millisecond a row; more rows than this are not aligned.
+_MOST_ROWS = 500
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
@@ -67,7 +69,9 @@ def print_inspection(inspection: Inspection, stream: TextIO) -> None:
     """Prints the BN layers: a table where there is room, else some lines for each."""
     target = console(stream)
     target.print(f"{printable(inspection.path)}: {len(inspection.rows)} BN layers")
-    if target.width >= _TABLE_WIDTH:
+    if len(inspection.rows) > _MOST_ROWS:
+        print_unaligned((_cells(row) for row in inspection.rows), stream)
+    elif target.width >= _TABLE_WIDTH:
         target.print(inspection_table(inspection))
     else:
         for row in inspection.rows:
@@ -77,6 +81,19 @@ def print_inspection(inspection: Inspection, stream: TextIO) -> None:
     for part in inspection.not_analysed:
         where = f"{part.layer}: " if part.layer else ""
         target.print(f"not analysed: {printable(where + part.reason)}.")
+
+
+def print_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:
+    """Prints one row a BN layer: folded into what, or kept and why."""
+    if len(verdicts) > _MOST_ROWS:
+        print_unaligned((_verdict_cells(verdict) for verdict in verdicts), stream)
+    elif verdicts:
+        console(stream).print(verdict_table(verdicts))
+
+
+def print_unaligned(rows: Iterable[Sequence[str]], stream: TextIO) -> None:
+    """Prints rows without aligning their columns."""
+    stream.writelines("  ".join(printable(cell) for cell in row) + "\n" for row in rows)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> Table:

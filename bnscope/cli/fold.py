@@ -95,11 +95,9 @@ def _print(result: FoldResult, output: str) -> None:
 
 
 def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
-    from bnscope.printing import console
-    from bnscope.tables import verdict_table
+    from bnscope.tables import print_verdicts
 
     verdicts = list(verdicts)
-    if verdicts:
-        console(sys.stdout).print(verdict_table(verdicts))
+    print_verdicts(verdicts, sys.stdout)
     folded = sum(verdict.folded for verdict in verdicts)
     say(f"{folded} of {plural(len(verdicts), 'BN layer')} folded.")

@@ -68,11 +68,11 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
         )
     if graph.calls_of(layer):
         return None
-    for part in _opaque_parts(graph):
-        if not part.layer or layer.path.startswith(part.layer + "/"):
-            where = f"{part.layer} is" if part.layer else "The model is"
-            return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
-    holder = next((other for other in graph.layers if layer in other.children), None)
+    part = graph.not_analysed_around(layer)
+    if part is not None and part.reason != CUSTOM_LAYER:
+        where = f"{part.layer} is" if part.layer else "The model is"
+        return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
+    holder = graph.holder(layer)
     custom = next(
         (o for o in graph.layers if o.is_custom and layer.path.startswith(o.path + "/")),
         None,
@@ -193,9 +193,10 @@ def no_pattern(call: Call) -> Refusal:
 def _is_quantized(layer: Layer) -> bool:
     policy = layer.config.get("dtype")
     if isinstance(policy, dict):
-        if policy.get("class_name") not in _PLAIN_POLICIES:
+        if str(policy.get("class_name")) not in _PLAIN_POLICIES:
             return "Map" not in str(policy.get("class_name"))
-        policy = (policy.get("config") or {}).get("name")
+        inner = policy.get("config")
+        policy = inner.get("name") if isinstance(inner, dict) else None
     return isinstance(policy, str) and policy.startswith(_QUANTIZED_NAMES)
 
 

@@ -14,6 +14,8 @@ from bnscope.graph import kinds
 from bnscope.graph.batchnorm import is_batch_norm
 from bnscope.graph.model import Call, Graph, Layer, Tensor
 
+# So many consumers are named in a reason.
+_MOST_NAMES = 8
 # The identity at inference, whatever the dtype: `ops.Cast` is not, nor a conversion.
 _PASSED = (
     kinds.DROPOUT | (kinds.IDENTITY - {"ops.Cast", "ops.ConvertToTensor"}) | {"Activation"}
@@ -49,10 +51,10 @@ def way_back(graph: Graph, batch_norm: Call, folded: Collection[str]) -> Way:
     through: list[Call] = []
     call = graph.producer(tensors[0])
     while call is not None and (call.layer.path in folded or _passes(call)):
-        through.insert(0, call)
-        tensors.insert(0, normalized(call))
-        call = graph.producer(tensors[0])
-    return Way(batch_norm, call, tuple(through), tuple(tensors))
+        through.append(call)
+        tensors.append(normalized(call))
+        call = graph.producer(tensors[-1])
+    return Way(batch_norm, call, tuple(reversed(through)), tuple(reversed(tensors)))
 
 
 def normalized(call: Call) -> Tensor:
@@ -65,9 +67,10 @@ def refuse_other_consumers(graph: Graph, way: Way) -> Refusal | None:
     """Refuses a way on which a tensor is used by something else too."""
     users = [*way.through, way.batch_norm]
     for tensor, user in zip(way.tensors, users, strict=True):
-        others = [
-            kinds.describe(call) for call in graph.consumers(tensor) if call is not user
-        ]
+        calls = [call for call in graph.consumers(tensor) if call is not user]
+        others = [kinds.describe(call) for call in calls[:_MOST_NAMES]]
+        if len(calls) > _MOST_NAMES:
+            others.append(f"{len(calls) - _MOST_NAMES} others")
         if graph.is_output(tensor):
             others.append("the model, as an output")
         if others:
@@ -102,7 +105,7 @@ def refuse_sharing(
         )
     (layer,) = layers.values()
     for shared in (batch_norm, layer):
-        holder = _holder(graph, shared)
+        holder = graph.holder(shared)
         if holder is not None:
             return Refusal(
                 Reason.SHARED_LAYER, f"{shared.path} is also used inside {holder.path}."
@@ -130,11 +133,3 @@ def _passes(call: Call) -> bool:
         and kinds.is_identity_at_inference(call)
         and not is_batch_norm(call.layer)
     )
-
-
-def _holder(graph: Graph, layer: Layer) -> Layer | None:
-    """A layer that has this one inside it, although the graph calls it directly."""
-    for other in graph.layers:
-        if any(child.path == layer.path for child in other.children):
-            return other
-    return None

@@ -6,11 +6,9 @@ What a file is, is told by its first bytes, not by its name.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import mmap
-import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,18 +16,28 @@ import h5py
 
 from bnscope.errors import BnscopeError, UnreadableModelError
 from bnscope.graph import hdf5, optimizers
-from bnscope.graph.build import build
+from bnscope.graph.build import ModelSpec, build
 from bnscope.graph.config import NoWeights, parse
+from bnscope.graph.files import EXPECTED as _EXPECTED
+from bnscope.graph.files import SAVE_AGAIN as _SAVE_AGAIN
+from bnscope.graph.files import Archive, Part, open_regular, whole
+from bnscope.graph.limits import (
+    MAX_CONFIG,
+    MAX_CONFIG_VALUES,
+    MAX_GROUP_DEPTH,
+    Steps,
+    megabytes,
+    too_much,
+)
 from bnscope.graph.model import Graph, Training
+from bnscope.printing import printable
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK"
-# The configuration of ResNet152 is 0.4 MB.
-_MAX_CONFIG = 256 << 20
-_EXPECTED = "Expected a model saved as .keras, .h5 or .hdf5, or a configuration as .json."
-_SAVE_AGAIN = "The file is damaged; save the model again."
+# The longest message of an error; names in it may be long.
+_MAX_MESSAGE = 500
 
 
 def read(path: str | Path, config_path: str | Path | None = None) -> Graph:
@@ -50,12 +58,24 @@ def read(path: str | Path, config_path: str | Path | None = None) -> Graph:
     path = Path(path)
     config = None if config_path is None else _read_config(Path(config_path))
     try:
-        with path.open("rb") as file:
-            return _read(path, file, config)
+        with _one_kind_of_error(path), open_regular(path) as file, hdf5.guarded():
+            return replace(_read(path, file, config), steps=Steps())
     except BnscopeError as error:
-        if str(path) in error.message:
-            raise
-        raise UnreadableModelError(f"{path}: {error.message}", error.hint) from None
+        message = (
+            error.message if str(path) in error.message else f"{path}: {error.message}"
+        )
+        if len(message) > _MAX_MESSAGE:
+            message = f"{message[: _MAX_MESSAGE - 5]} ..."
+        raise UnreadableModelError(printable(message), printable(error.hint)) from error
+
+
+@contextlib.contextmanager
+def _one_kind_of_error(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file, as an error with one line."""
+    try:
+        yield
+    except BnscopeError:
+        raise
     except IsADirectoryError:
         raise UnreadableModelError(f"{path} is a directory.", _EXPECTED) from None
     except FileNotFoundError:
@@ -64,21 +84,21 @@ def read(path: str | Path, config_path: str | Path | None = None) -> Graph:
         raise UnreadableModelError(
             f"{path} nests its configuration too deeply to be a model.", _SAVE_AGAIN
         ) from None
-    except OSError as error:
+    except MemoryError:
         raise UnreadableModelError(
-            f"{path} cannot be read: {error.strerror or _first_line(error)}.", _SAVE_AGAIN
+            f"{path} needs more memory than there is.", _SAVE_AGAIN
         ) from None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        RuntimeError,
-    ) as error:
+    except OSError as error:
+        # HDF5's own errors carry no number.
+        hint = _SAVE_AGAIN if error.errno is None else "Check the path and its permissions."
+        raise UnreadableModelError(
+            f"{path} cannot be read: {error.strerror or _first_line(error)}.", hint
+        ) from error
+    except Exception as error:
+        # Parsers of damaged data fail in many ways; none of them is the caller's fault.
         raise UnreadableModelError(
             f"{path} cannot be understood: {_first_line(error)}.", _SAVE_AGAIN
-        ) from None
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -88,7 +108,7 @@ def _first_line(error: BaseException) -> str:
 def _read_config(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            return _json(file.read(_MAX_CONFIG), path)
+            return _json(file.read(MAX_CONFIG + 1), path)
     except OSError as error:
         raise UnreadableModelError(
             f"{path} cannot be read: {error.strerror or _first_line(error)}.",
@@ -103,13 +123,13 @@ def _read(path: Path, file: BinaryIO, config: Any = None) -> Graph:
     if start.startswith(_ZIP_MAGIC) and config is None:
         return _read_keras(path, file)
     if start == _HDF5_MAGIC:
-        with h5py.File(path, "r") as store:
+        with whole(file) as part, h5py.File(part, "r") as store:
             return _read_hdf5(path, store, config)
     if config is not None:
         raise _has_config(path)
     if start.lstrip()[:1] == b"{":
         file.seek(0)
-        name, model = parse(_json(file.read(_MAX_CONFIG), path), NoWeights())
+        name, model = parse(_json(file.read(MAX_CONFIG + 1), path), NoWeights())
         return build(name, model, training=Training(), has_weights=False)[0]
     raise UnreadableModelError(f"{path} is no Keras model.", _EXPECTED)
 
@@ -121,9 +141,21 @@ def _has_config(path: Path) -> UnreadableModelError:
     )
 
 
-def _json(text: bytes | str, path: Path) -> Any:
+def _json(text: bytes | bytearray | str, path: Path) -> Any:
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if len(data) > MAX_CONFIG:
+        raise too_much(
+            f"The configuration in {path} has more than {megabytes(MAX_CONFIG)}",
+            MAX_CONFIG >> 20,
+            " MB",
+        )
+    _check_values(data, path)
     try:
-        return json.loads(text)
+        return json.loads(data)
+    except UnicodeDecodeError as error:
+        raise UnreadableModelError(
+            f"The configuration in {path} is not valid UTF-8: {error.reason}.", _SAVE_AGAIN
+        ) from None
     except ValueError as error:
         raise UnreadableModelError(
             f"The configuration in {path} is not valid JSON: {_first_line(error)}.",
@@ -131,109 +163,46 @@ def _json(text: bytes | str, path: Path) -> Any:
         ) from None
 
 
-def _read_keras(path: Path, file: BinaryIO) -> Graph:
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile:
-        raise UnreadableModelError(
-            f"{path} is a truncated or damaged zip archive.", _SAVE_AGAIN
-        ) from None
-    with archive:
-        members = archive.NameToInfo
-        if _CONFIG not in members:
-            raise UnreadableModelError(
-                f"{path} is a zip archive without {_CONFIG}, so no Keras model.", _EXPECTED
-            )
-        config = _json(_member(archive, members[_CONFIG], path), path)
-        if _WEIGHTS not in members:
-            name, model = parse(config, NoWeights())
-            return build(name, model, training=_training(config, None), has_weights=False)[
-                0
-            ]
-        with (
-            _open_member(archive, members[_WEIGHTS], file) as member,
-            h5py.File(member, "r") as store,
-        ):
-            name, model = parse(config, hdf5.Keras3Weights(store, _bytes_of(member)))
-            steps = _keras3_steps(store)
-        return build(name, model, training=_training(config, steps), has_weights=True)[0]
+def _check_values(data: bytes | bytearray, path: Path) -> None:
+    """Refuses a configuration whose values would fill the memory, before they are made.
 
-
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
-    with archive.open(info) as member:
-        data = member.read(_MAX_CONFIG + 1)
-    if len(data) > _MAX_CONFIG:
-        raise UnreadableModelError(
-            f"{info.filename} in {path} is larger than any configuration.", _SAVE_AGAIN
-        )
-    return data
-
-
-@contextlib.contextmanager
-def _open_member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: BinaryIO
-) -> Iterator[BinaryIO]:
-    """A member as a seekable file.
-
-    Keras stores its members uncompressed, so they are read in place through a memory map:
-    `zipfile`'s own file object seeks by reading again from the start.
+    An empty list is two bytes of JSON and 64 of memory, a small dictionary some 200, a short
+    string or number 72 with its place in a list.
     """
-    if info.compress_type != zipfile.ZIP_STORED:
-        with archive.open(info) as member:
-            yield member  # type: ignore[misc]
-        return
-    with archive.open(info):  # checks the member's own header
-        pass
-    file.seek(info.header_offset + 26)
-    name_length = int.from_bytes(file.read(2), "little")
-    extra_length = int.from_bytes(file.read(2), "little")
-    start = info.header_offset + 30 + name_length + extra_length
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        if start + info.file_size > len(view):
-            raise UnreadableModelError(
-                f"{info.filename} claims more bytes than the archive has.", _SAVE_AGAIN
-            )
-        with (
-            memoryview(view) as everything,
-            everything[start : start + info.file_size] as part,
-            _MappedMember(part) as member,
-        ):
-            yield member  # type: ignore[misc]
+    containers = data.count(b"[") + data.count(b"{")
+    values = data.count(b",") + containers
+    characters = len(data) * (2 if data.isascii() else 5)
+    size = 200 * containers + 72 * values + characters
+    if size > MAX_CONFIG_VALUES:
+        raise too_much(
+            f"The {values:,} values of the configuration in {path} would take "
+            f"{megabytes(size)} of memory",
+            MAX_CONFIG_VALUES >> 20,
+            " MB",
+        )
 
 
-def _bytes_of(member: object) -> memoryview | None:
-    return member.bytes if isinstance(member, _MappedMember) else None
+def _read_keras(path: Path, file: BinaryIO) -> Graph:
+    archive = Archive(path, file)
+    member = archive.member(_CONFIG)
+    if member is None:
+        raise UnreadableModelError(
+            f"{path} is a zip archive without {_CONFIG}, so no Keras model.", _EXPECTED
+        )
+    config = _json(archive.read(member, MAX_CONFIG), path)
+    weights = archive.member(_WEIGHTS)
+    if weights is None:
+        name, model = parse(config, NoWeights())
+        return build(name, model, training=_training(config, None), has_weights=False)[0]
+    with archive.open(weights) as part:
+        name, model, steps = _with_weights(config, part)
+    return build(name, model, training=_training(config, steps), has_weights=True)[0]
 
 
-class _MappedMember(io.RawIOBase):
-    """A slice of memory as a file."""
-
-    def __init__(self, view: memoryview) -> None:
-        self.bytes = view
-        self._size = len(view)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[
-            whence
-        ]
-        self._position = max(base + offset, 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        part = self.bytes[self._position : self._position + len(buffer)]
-        buffer[: len(part)] = part
-        self._position += len(part)
-        return len(part)
+def _with_weights(config: Any, part: Part) -> tuple[str, ModelSpec, int | None]:
+    with h5py.File(part, "r") as store:
+        name, model = parse(config, hdf5.Keras3Weights(store, part))
+        return name, model, _keras3_steps(store)
 
 
 def _training(config: Any, steps: int | None) -> Training:
@@ -258,7 +227,7 @@ def _scalar(dataset: Any) -> int | None:
         and dataset.shape == ()
         and dataset.dtype.kind in "iu"
     ):
-        return int(hdf5.read_array(dataset))
+        return max(int(hdf5.read_array(dataset)), 0)
     return None
 
 
@@ -294,13 +263,15 @@ def _legacy_steps(store: h5py.File) -> int | None:
     if not isinstance(group, h5py.Group):
         return None
     # A LossScaleOptimizer's own count stays 0; the optimizer inside it stands beside it.
-    places = [group, *(hdf5.child(group, name) for name in group)]
+    places = [group, *(hdf5.child(group, name) for name in hdf5.keys(group))]
     counts = [_legacy_count(place) for place in places]
     return max((count for count in counts if count is not None), default=None)
 
 
 def _legacy_count(group: Any) -> int | None:
-    while isinstance(group, h5py.Group):
+    for _ in range(MAX_GROUP_DEPTH):  # a group may be linked into itself
+        if not isinstance(group, h5py.Group):
+            break
         for name in ("iteration", "iterations:0", "iterations_1:0", "iter:0"):
             dataset = hdf5.child(group, name)
             if dataset is not None:

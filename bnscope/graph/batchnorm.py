@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,12 +73,12 @@ def known_epsilon(layer: Layer) -> float | None:
 
 def momentum(layer: Layer) -> float:
     """The momentum of a BN layer, Keras's default where it is not known."""
-    return _number(layer.config.get("momentum"), DEFAULT_MOMENTUM)
+    return as_float(layer.config.get("momentum"), DEFAULT_MOMENTUM)
 
 
 def epsilon(layer: Layer) -> float:
     """The epsilon of a BN layer, Keras's default where it is not known."""
-    return _number(layer.config.get("epsilon"), DEFAULT_EPSILON)
+    return as_float(layer.config.get("epsilon"), DEFAULT_EPSILON)
 
 
 def state(layer: Layer) -> BatchNormState | None:
@@ -125,5 +126,11 @@ def is_frozen(layer: Layer) -> bool:
     return not layer.trainable
 
 
-def _number(value: object, default: float) -> float:
-    return float(value) if isinstance(value, (int, float)) else default
+def as_float(value: object, default: float) -> float:
+    """A number of a configuration; numbers in JSON have any length, and float has an end."""
+    if not isinstance(value, (int, float)):
+        return default
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

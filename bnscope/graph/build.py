@@ -13,6 +13,7 @@ from typing import Any
 from bnscope.errors import UnreadableModelError
 from bnscope.graph import kinds, shapes
 from bnscope.graph.batchnorm import KINDS as BATCH_NORM
+from bnscope.graph.limits import MAX_CALLS, MAX_NAME, MAX_NESTING, MAX_TENSORS, too_much
 from bnscope.graph.model import (
     Call,
     Graph,
@@ -32,7 +33,7 @@ _UNCALLED = (
 Key = tuple[Hashable, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
     """A tensor in the arguments of a call."""
 
@@ -165,6 +166,10 @@ class _Flattener:
         self.inputs: list[int] = []
         self.not_analysed: list[NotAnalysed] = []
         self.traced: dict[str, ModelSpec] = {}
+        self.plans: dict[int, _Plan] = {}
+        self.counts: dict[str, int] = {}
+        self.visited = 0
+        self.nesting = 0
 
     def model(
         self,
@@ -178,18 +183,41 @@ class _Flattener:
         if model.opaque:
             self.opaque(model, prefix)
             return []
+        plan = self.plan(model)
         bound = self.bind_inputs(model, given)
-        frame = _Frame(prefix, bound, _output_counts(model), training, model.traced)
+        frame = _Frame(prefix, bound, plan.widths, training, model.traced)
         if model.traced:
             self.traced[prefix] = model
-        for node in _in_order(model):
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise too_much("Models are nested more deeply in each other", MAX_NESTING)
+        for node in plan.order:
             if node.layer.kind == kinds.INPUT:
                 self.bind_stray_input(node, bound)
                 continue
             inputs = [self.resolve(reference, bound) for reference in node.references()]
             for index, tensor in enumerate(self.node(node, inputs, frame)):
                 bound[*node.key, index] = tensor
+        self.nesting -= 1
         return [self.resolve(reference, bound) for reference in model.outputs]
+
+    def plan(self, model: ModelSpec) -> _Plan:
+        """The order of a model's calls, and what it costs to walk through them once more.
+
+        A nested model is walked through at each of its calls: twice in each of 40 levels would
+        be 2**40 times.
+        """
+        plan = self.plans.get(id(model))
+        if plan is None:
+            plan = self.plans[id(model)] = _make_plan(model)
+        self.visited += plan.cost
+        if self.visited > MAX_TENSORS:
+            raise too_much(
+                "With each call of a nested model counted, there are more tensors than in any "
+                "real model",
+                MAX_TENSORS,
+            )
+        return plan
 
     def node(self, node: NodeSpec, inputs: list[int], frame: _Frame) -> list[int]:
         training = frame.training_of(node)
@@ -197,7 +225,16 @@ class _Flattener:
         if inner is not None and not inner.opaque and len(inner.inputs) == len(inputs):
             prefix = f"{frame.prefix}{node.layer.name}/"
             return self.model(inner, prefix=prefix, given=inputs, training=training)
+        if not inputs and node.layer.kind in BATCH_NORM:
+            raise UnreadableModelError(
+                f"A call of {node.layer.name!r} takes no tensor.",
+                "The file is damaged; save the model again.",
+            )
         layer = self.layer(node.layer, frame.prefix)
+        if len(self.calls) >= MAX_CALLS:
+            raise too_much(
+                "The model has more calls of layers than any real one", MAX_CALLS
+            )
         call = _Call(layer, node, frame, inputs, [], training)
         call.outputs.extend(self.outputs(call))
         self.calls.append(call)
@@ -242,6 +279,8 @@ class _Flattener:
     def tensor(
         self, producer: int | None, shape: Shape | None, dtype: str | None, name: str = ""
     ) -> int:
+        if len(self.tensors) >= MAX_TENSORS:
+            raise too_much("The model has more tensors than any real one", MAX_TENSORS)
         self.tensors.append(_Tensor(producer, shape, dtype, name))
         return len(self.tensors) - 1
 
@@ -279,6 +318,10 @@ class _Flattener:
         if made is not None:
             return made
         path = self.unique(prefix + spec.name)
+        if len(path) > MAX_NAME:
+            raise too_much(f"The path of a layer has {len(path):,} characters", MAX_NAME)
+        if len(self.layers) >= MAX_CALLS:
+            raise too_much("The model has more layers than any real one", MAX_CALLS)
         self.layers[path] = placeholder = Layer(path, spec.kind, spec.config)
         self.made[id(spec)] = placeholder
         self.specs[path] = spec
@@ -301,9 +344,10 @@ class _Flattener:
     def unique(self, path: str) -> str:
         if path not in self.layers:
             return path
-        number = 2
+        number = self.counts.get(path, 2)
         while f"{path}#{number}" in self.layers:
             number += 1
+        self.counts[path] = number + 1
         return f"{path}#{number}"
 
     def shape(self, made: _Tensor) -> Shape | None:
@@ -365,6 +409,22 @@ def _batch_norms(spec: LayerSpec) -> Iterator[LayerSpec]:
 def holds_batch_norm(spec: LayerSpec) -> bool:
     """Whether a layer is BN, or has BN inside."""
     return any(True for _ in _batch_norms(spec))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to walk through a model: its calls in order, and how many outputs each has."""
+
+    order: tuple[NodeSpec, ...]
+    widths: Mapping[tuple[Hashable, int], int]
+    cost: int
+
+
+def _make_plan(model: ModelSpec) -> _Plan:
+    order = tuple(_in_order(model))
+    references = sum(len(node.references()) for node in order)
+    cost = 1 + len(order) + references + len(model.inputs) + len(model.outputs)
+    return _Plan(order, _output_counts(model), cost)
 
 
 def _in_order(model: ModelSpec) -> Iterator[NodeSpec]:

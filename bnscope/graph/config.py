@@ -22,7 +22,9 @@ from bnscope.graph.build import (
     Reference,
     holds_batch_norm,
 )
+from bnscope.graph.limits import MAX_CALLS, MAX_NAME, too_much
 from bnscope.graph.model import CUSTOM_LAYER, Shape, Variable
+from bnscope.graph.shapes import is_plausible
 
 if TYPE_CHECKING:
     from bnscope.graph.weight_sets import BatchNormSet
@@ -116,10 +118,10 @@ def parse(obj: object, weights: Weights) -> tuple[str, ModelSpec]:
 def _layer(obj: Config, weights: Weights) -> LayerSpec:
     """One layer, whose variables are at `weights`."""
     config = obj.get("config")
-    class_name = str(obj.get("class_name", ""))
+    class_name = _name(obj.get("class_name", ""))
     layers = _layer_list(config)
     config = config if isinstance(config, Mapping) else {}
-    name = str(config.get("name") or obj.get("name") or class_name)
+    name = _name(config.get("name") or obj.get("name") or class_name)
     kind = _kind(obj, class_name)
     spec = LayerSpec(name, kind, config, trainable=bool(config.get("trainable", True)))
     if layers is not None:
@@ -132,6 +134,14 @@ def _layer(obj: Config, weights: Weights) -> LayerSpec:
         if is_model or kind.startswith("custom."):
             _add_found_layers(spec, weights, is_model=is_model)
     return spec
+
+
+def _name(value: object) -> str:
+    """A name; long ones are refused, since messages repeat them."""
+    name = str(value)
+    if len(name) > MAX_NAME:
+        raise too_much(f"A layer's name has {len(name):,} characters", MAX_NAME)
+    return name
 
 
 def _kind(obj: Config, class_name: str) -> str:
@@ -214,20 +224,35 @@ def found_layer(found: BatchNormSet) -> LayerSpec:
 def _model(
     class_name: str, config: Config, layers: list[Any], weights: Weights
 ) -> ModelSpec:
+    if len(layers) > MAX_CALLS:
+        raise too_much(f"A model has {len(layers):,} layers", MAX_CALLS)
     specs = []
     for obj in layers:
         inner = obj.get("config")
         own_name = inner.get("name") if isinstance(inner, Mapping) else None
-        name = str(own_name or obj.get("name") or obj.get("class_name"))
+        name = _name(own_name or obj.get("name") or obj.get("class_name"))
         place = weights.inside(name, str(obj.get("class_name", "")))
         spec = _layer(obj, place)
-        spec.name = str(obj.get("name") or spec.name)
+        spec.name = _name(obj.get("name") or spec.name)
         specs.append(spec)
+    _check_names(specs)
     if "input_layers" in config and "output_layers" in config:
         return _functional(config, layers, specs)
     if class_name.rpartition(">")[2] == _SEQUENTIAL or "input_layers" not in config:
         return _sequential(config, layers, specs)
     return ModelSpec(layers=specs, opaque=_OPAQUE_MODEL)
+
+
+def _check_names(specs: list[LayerSpec]) -> None:
+    """Refuses a model whose calls cannot be told apart; Keras makes none."""
+    name, count = (
+        Counter(spec.name for spec in specs).most_common(1)[0] if specs else ("", 0)
+    )
+    if count > 1:
+        raise UnreadableModelError(
+            f"{count} layers of one model are called {name!r}.",
+            "The file is damaged; save the model again.",
+        )
 
 
 def _functional(config: Config, layers: list[Any], specs: list[LayerSpec]) -> ModelSpec:
@@ -294,7 +319,7 @@ def _decode(value: Any) -> Any:
             return Reference(
                 (str(name), int(node), int(tensor)),
                 _shape(config.get("shape")),
-                config.get("dtype"),
+                _dtype(config),
             )
         return {name: _decode(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -392,9 +417,7 @@ def _implied_input(config: Config, first: LayerSpec | None) -> Reference:
 
 
 def _shape(value: object) -> Shape | None:
-    if isinstance(value, (list, tuple)) and all(
-        item is None or isinstance(item, int) for item in value
-    ):
+    if isinstance(value, (list, tuple)) and is_plausible(value):
         return tuple(value)
     return None
 

@@ -6,6 +6,7 @@ file is closed again. Links to other files, and data sets that lie in other file
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +20,49 @@ import numpy.typing as npt
 
 from bnscope.errors import UnreadableModelError
 from bnscope.graph.batchnorm import VARIABLES, variable_names
+from bnscope.graph.files import Store, copied, use_heap
+from bnscope.graph.limits import (
+    MAX_CHANNELS,
+    MAX_CHUNK,
+    MAX_COMPRESSED,
+    MAX_CONFIG,
+    MAX_MEMBERS,
+    MAX_VALUES,
+    megabytes,
+    too_much,
+)
 from bnscope.graph.model import Variable
 
 if TYPE_CHECKING:
     from bnscope.graph.weight_sets import BatchNormSet
 
-# The longest gamma that is believed; the widest real layers have some 100,000 channels.
-MAX_CHANNELS = 1 << 24
-# Groups nested more deeply than any model nests its layers.
-MAX_DEPTH = 64
+# Filters of HDF5 that cannot make more than a thousand bytes out of one, and need no plugin.
+_FILTERS = frozenset(
+    {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+)
+_SAVE_AGAIN = "The file is damaged, or was not written by Keras; save the model again."
+# Comparisons of names in one legacy group; a file can be made that takes any number.
+_MAX_COMPARISONS = 5_000_000
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """HDF5 loads no plugin meanwhile, which a file could name as the filter of its data."""
+    use_heap()
+    paths = [h5py.h5pl.get(index) for index in range(h5py.h5pl.size())]
+    try:
+        for _ in paths:
+            h5py.h5pl.remove(0)
+        yield
+    finally:
+        for path in paths:
+            h5py.h5pl.append(path)
 
 
 def child(group: h5py.Group, name: str) -> Any:
     """A member of a group, never through a link to another place or file; None if absent."""
+    if "/" in name:  # HDF5 itself would follow links on the way
+        return walk(group, name)
     member = _open(group.id, name)
     if isinstance(member, h5py.h5g.GroupID):
         return h5py.Group(member)
@@ -41,7 +72,7 @@ def child(group: h5py.Group, name: str) -> Any:
 def walk(group: h5py.Group, path: str) -> Any:
     """The member at a path below a group; None if there is none."""
     member: Any = group
-    for part in path.split("/"):
+    for part in filter(None, path.split("/")):
         if not isinstance(member, h5py.Group):
             return None
         member = child(member, part)
@@ -55,7 +86,9 @@ def read_array(dataset: h5py.Dataset) -> npt.NDArray[np.generic]:
 
 def _open(group: Any, name: str) -> Any:
     """The identifier of a member; h5py's own `group[name]` takes three times as long."""
-    key = name.encode()
+    key = name.encode("utf-8", "surrogatepass")
+    if key in {b"", b"."} or b"\0" in key:  # the group itself, or no name at all
+        return None
     try:
         link = group.links.get_info(key)
     except (KeyError, RuntimeError):  # h5py's two words for absent
@@ -68,9 +101,7 @@ def _open(group: Any, name: str) -> Any:
     return h5py.h5o.open(group, key)
 
 
-def _read(
-    dataset: Any, name: str, stored: memoryview | None = None
-) -> npt.NDArray[np.generic]:
+def _read(dataset: Any, name: str, stored: Store | None = None) -> npt.NDArray[np.generic]:
     """The values of an identifier, checked before a byte of them is read.
 
     Args:
@@ -82,33 +113,73 @@ def _read(
     if not isinstance(dataset, h5py.h5d.DatasetID):
         raise _no_numbers(name)
     shape = dataset.shape
+    if shape is None:
+        raise _no_numbers(name)
     size = math.prod(shape)
     if size > MAX_CHANNELS:
-        raise UnreadableModelError(
-            f"{name} claims {size:,} values, more than any BN layer has.",
-            "The file is damaged; save the model again.",
+        raise too_much(
+            f"{name} claims {size:,} values, more than any BN layer has", MAX_CHANNELS
         )
     if stored is not None and dataset.get_type().equal(h5py.h5t.IEEE_F32LE):
         offset = dataset.get_offset()  # None unless the values lie here in one piece
-        if offset is not None and offset + 4 * size <= len(stored):
-            plain = np.frombuffer(stored, "<f4", size, offset)
-            return plain.astype(np.float32).reshape(shape)
+        data = b"" if offset is None else stored.read_at(offset, 4 * size)
+        if offset is not None and len(data) == 4 * size:
+            return np.frombuffer(data, "<f4").astype(np.float32).reshape(shape)
     return _read_through_hdf5(dataset, name)
 
 
 def _read_through_hdf5(dataset: Any, name: str) -> npt.NDArray[np.generic]:
-    dtype = dataset.dtype
-    if dtype.kind not in "fiuV":
-        raise _no_numbers(name)
+    dtype = _number_type(dataset, name)
     layout = dataset.get_create_plist()
     if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
         raise UnreadableModelError(
             f"The data of {name} lie in another file.",
             "Such data sets are never read; save the model again with Keras.",
         )
+    _check_storage(dataset, layout, dtype.itemsize, name)
     values = np.empty(dataset.shape, dtype)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    return values
+    return _widened(values) if dtype.kind == "V" else values
+
+
+def _number_type(dataset: Any, name: str) -> np.dtype[Any]:
+    kind = dataset.get_type().get_class()
+    if kind not in {h5py.h5t.FLOAT, h5py.h5t.INTEGER, h5py.h5t.OPAQUE}:
+        raise _no_numbers(name)
+    dtype: np.dtype[Any] = dataset.dtype
+    # h5py stores bfloat16 as two bytes without a type.
+    if dtype.kind not in "fiu" and dtype != np.dtype("V2"):
+        raise _no_numbers(name)
+    return dtype
+
+
+def _widened(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Values of bfloat16, the upper half of float32, as float32."""
+    return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def _check_storage(dataset: Any, layout: Any, itemsize: int, name: str) -> None:
+    """Refuses compressed data that could inflate beyond measure, or that need a plugin."""
+    if layout.get_layout() != h5py.h5d.CHUNKED:
+        return
+    chunk = math.prod(layout.get_chunk()) * itemsize
+    if chunk > MAX_CHUNK:
+        raise too_much(
+            f"{name} lies in pieces of {megabytes(chunk)}", MAX_CHUNK >> 20, " MB"
+        )
+    filters = [layout.get_filter(index)[0] for index in range(layout.get_nfilters())]
+    if not _FILTERS.issuperset(filters) or len(set(filters)) < len(filters):
+        raise UnreadableModelError(
+            f"{name} is packed by the HDF5 filters {', '.join(str(code) for code in filters)}.",
+            "Only deflate, shuffle and fletcher32 are read, once each; Keras uses none.",
+        )
+    size = dataset.get_storage_size()
+    if h5py.h5z.FILTER_DEFLATE in filters and size > MAX_COMPRESSED:
+        raise too_much(
+            f"{name} has {size >> 10:,} KB of compressed values",
+            MAX_COMPRESSED >> 10,
+            " KB",
+        )
 
 
 def _no_numbers(name: str) -> UnreadableModelError:
@@ -118,11 +189,50 @@ def _no_numbers(name: str) -> UnreadableModelError:
 
 
 def attribute(group: Any, name: str) -> Any:
-    """An attribute, with bytes decoded; None if absent."""
-    value = group.attrs.get(name)
+    """An attribute that holds text or numbers, with bytes decoded; None if absent."""
+    key = name.encode()
+    if not h5py.h5a.exists(group.id, key):
+        return None
+    with copied(_check_attribute(h5py.h5a.open(group.id, key), name)):
+        value = group.attrs[name]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value
+
+
+def _check_attribute(found: Any, name: str) -> int:
+    """Refuses an attribute that is no text or number, or fills the memory; counts its values."""
+    kind = found.get_type()
+    if kind.get_class() not in {h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT}:
+        raise UnreadableModelError(f"The HDF5 attribute {name} holds no text.", _SAVE_AGAIN)
+    count: int = math.prod(found.shape)
+    size = found.get_storage_size() if count else 0  # h5py raises on an empty one
+    if max(size, 64 * count) > 4 * MAX_CONFIG:
+        raise too_much(
+            f"The HDF5 attribute {name} may take {megabytes(max(size, 64 * count))}",
+            4 * MAX_CONFIG >> 20,
+            " MB",
+        )
+    return count
+
+
+class _Counter:
+    """Counts the values that are read of one file."""
+
+    def __init__(self) -> None:
+        self.values = 0
+
+    def add(self, variables: Mapping[str, Variable]) -> None:
+        """Counts values that were read.
+
+        Raises:
+            UnreadableModelError: if the file has more than any model.
+        """
+        self.values += sum(math.prod(variable.shape) for variable in variables.values())
+        if self.values > MAX_VALUES:
+            raise too_much(
+                f"The BN layers have more than {MAX_VALUES:,} values", MAX_VALUES
+            )
 
 
 class Keras3Weights:
@@ -132,14 +242,21 @@ class Keras3Weights:
     `name` of `vars`, where there is one, holds the layer's own name.
     """
 
-    def __init__(self, group: h5py.Group | None, stored: memoryview | None = None) -> None:
+    def __init__(
+        self,
+        group: h5py.Group | None,
+        stored: Store | None = None,
+        found: _Counter | None = None,
+    ) -> None:
         self._find: Callable[[], h5py.Group | None] = lambda: group
         self._stored = stored
+        self._found = found or _Counter()
         self._counts: dict[str, int] = {}
+        self._by_saved_name: dict[str, dict[str | None, h5py.Group]] = {}
 
     def _lazy(self, find: Callable[[], h5py.Group | None]) -> Keras3Weights:
         # Most layers are never asked for their variables; finding them takes time.
-        weights = Keras3Weights(None, self._stored)
+        weights = Keras3Weights(None, self._stored, self._found)
         weights._find = find
         return weights
 
@@ -170,10 +287,9 @@ class Keras3Weights:
         first = _group(container, stem if count == 0 else f"{stem}_{count}")
         if first is not None and _saved_name(first) in {None, name}:
             return first
-        named = (_group(container, key) for key in container if _is_numbered(key, stem))
-        return next(
-            (group for group in named if group and _saved_name(group) == name), first
-        )
+        if stem not in self._by_saved_name:
+            self._by_saved_name[stem] = _by_saved_name(container, stem)
+        return self._by_saved_name[stem].get(name, first)
 
     def within(self, attribute: str) -> Keras3Weights:
         """The place of a layer that this one keeps as an attribute."""
@@ -186,7 +302,9 @@ class Keras3Weights:
             return {}
         names = variable_names(config)
         places = {name: str(index) for index, name in enumerate(names)}
-        return variables(places, values, self._stored)
+        found = variables(places, values, self._stored)
+        self._found.add(found)
+        return found
 
     def found_inside(self) -> Iterator[BatchNormSet]:
         """The BN layers below this place, told by names and shapes."""
@@ -201,28 +319,40 @@ class LegacyWeights:
     A nested model keeps all its variables in one group; they are told apart by their names.
     """
 
-    def __init__(self, group: h5py.Group | None, parts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        group: h5py.Group | None,
+        parts: tuple[str, ...] = (),
+        found: _Counter | None = None,
+        sets: _LegacySets | None = None,
+    ) -> None:
         self.group = group
         self.parts = parts
+        self._found = found or _Counter()
+        self._sets = sets or _LegacySets(group)
 
     def inside(self, name: str, class_name: str) -> LegacyWeights:  # noqa: ARG002
         """The place of a layer of this model."""
         if self.parts:
-            return LegacyWeights(self.group, (*self.parts, name))
+            return self.within(name)
         group = self.group and _group(self.group, name)
-        return LegacyWeights(group, (name,))
+        return LegacyWeights(group, (name,), self._found)
 
     def within(self, attribute: str) -> LegacyWeights:
         """The place of a layer that this one keeps as an attribute."""
-        return LegacyWeights(self.group, (*self.parts, attribute))
+        parts = (*self.parts, attribute)
+        return LegacyWeights(self.group, parts, self._found, self._sets)
 
     def batch_norm(self, config: Mapping[str, Any]) -> Mapping[str, Variable]:  # noqa: ARG002
         """The variables of the BN layer at this place."""
         if self.group is None:
             return {}
-        sets = legacy_sets(self.group)
-        owner = _best_match("/".join(self.parts), list(sets))
-        return {} if owner is None else variables(sets[owner], self.group)
+        places = self._sets.find("/".join(self.parts))
+        if places is None:
+            return {}
+        found = variables(places, self.group)
+        self._found.add(found)
+        return found
 
     def found_inside(self) -> Iterator[BatchNormSet]:
         """The BN layers below this place, told by the names of their variables."""
@@ -236,6 +366,32 @@ class LegacyWeights:
                 yield replace(found, path=path, place=path)
 
 
+class _LegacySets:
+    """The BN variables of one legacy group, read once for all layers in it."""
+
+    def __init__(self, group: h5py.Group | None) -> None:
+        self._group = group
+        self._comparisons = 0
+
+    @cached_property
+    def _sets(self) -> dict[str, dict[str, str]]:
+        return {} if self._group is None else legacy_sets(self._group)
+
+    def find(self, path: str) -> dict[str, str] | None:
+        """The variables of the layer at a path; None if it cannot be told which they are."""
+        if path in self._sets:
+            return self._sets[path]
+        self._comparisons += len(self._sets)
+        if self._comparisons > _MAX_COMPARISONS:
+            raise too_much(
+                f"The {len(self._sets):,} BN layers in one group bear other names than in the "
+                f"configuration; finding them takes more than {_MAX_COMPARISONS:,} comparisons",
+                _MAX_COMPARISONS,
+            )
+        owner = _best_match(path, list(self._sets))
+        return None if owner is None else self._sets[owner]
+
+
 def legacy_sets(group: h5py.Group) -> dict[str, dict[str, str]]:
     """The BN variables of a legacy group: owner's name -> variable -> place in the group."""
     sets: dict[str, dict[str, str]] = {}
@@ -247,15 +403,41 @@ def legacy_sets(group: h5py.Group) -> dict[str, dict[str, str]]:
     return {owner: found for owner, found in sets.items() if "moving_mean" in found}
 
 
+def is_seen(group: h5py.Group, seen: set[int]) -> bool:
+    """Whether a group was visited already; hard links may join groups to a cycle."""
+    address = h5py.h5o.get_info(group.id).addr
+    known = address in seen
+    seen.add(address)
+    return known
+
+
+def keys(group: h5py.Group) -> Iterator[str]:
+    """The names in a group, if there are no more than any model has layers."""
+    count = group.id.get_num_objs()
+    if count > MAX_MEMBERS:
+        raise too_much(f"An HDF5 group has {count:,} members", MAX_MEMBERS)
+    yield from group
+
+
+def _by_saved_name(container: h5py.Group, stem: str) -> dict[str | None, h5py.Group]:
+    """The groups of one class by the names that they say their layers have."""
+    found: dict[str | None, h5py.Group] = {}
+    for key in keys(container):
+        group = _group(container, key) if _is_numbered(key, stem) else None
+        if group is not None:
+            found.setdefault(_saved_name(group), group)
+    return found
+
+
 def variables(
-    places: Mapping[str, str], group: h5py.Group, stored: memoryview | None = None
+    places: Mapping[str, str], group: h5py.Group, stored: Store | None = None
 ) -> dict[str, Variable]:
     """The variables of a BN layer, read now.
 
     Args:
         places: where each is, by its name, below the group.
         group: a group of the file.
-        stored: the bytes of the file, where they lie in memory.
+        stored: where the bytes of the file can be read, if they lie there as they are.
 
     Raises:
         UnreadableModelError: if they are no vectors of one length.
@@ -288,15 +470,15 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 
 def names(group: h5py.Group, name: str) -> list[str]:
     """A list of names, which Keras cuts into `weight_names0`, ... where it is too long."""
-    values = group.attrs.get(name)
+    values = attribute(group, name)
     if values is None:
         chunks: list[Any] = []
-        while (chunk := group.attrs.get(f"{name}{len(chunks)}")) is not None:
-            chunks.append(chunk)
+        while (chunk := attribute(group, f"{name}{len(chunks)}")) is not None:
+            chunks.append(np.atleast_1d(chunk))
         values = [part for chunk in chunks for part in chunk]
     return [
         part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)
-        for part in values
+        for part in np.atleast_1d(values)
     ]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bnscope.graph.batchnorm import is_batch_norm
+from bnscope.graph.batchnorm import as_float, is_batch_norm
+from bnscope.graph.limits import MAX_NAME
 from bnscope.graph.model import Call, Layer
 
 
@@ -99,7 +100,7 @@ def activation_name(config: Mapping[str, Any]) -> str | None:
         value = inner if isinstance(inner, str) else value.get("class_name", "?")
     if value is None:
         return None
-    return value.lower() if isinstance(value, str) else "?"
+    return value.lower() if isinstance(value, str) and len(value) <= MAX_NAME else "?"
 
 
 def is_linear_activation(config: Mapping[str, Any]) -> bool:
@@ -136,7 +137,7 @@ def is_identity_at_inference(call: Call) -> bool:
 def noise_rate(config: Mapping[str, Any]) -> float:
     """The rate of a dropout layer, or the standard deviation of a noise layer."""
     value = config.get("rate", config.get("p", config.get("stddev", 0.5)))
-    return float(value) if isinstance(value, (int, float)) else 0.5
+    return as_float(value, 0.5)
 
 
 def is_channels_first(config: Mapping[str, Any]) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bnscope.graph.limits import Steps
+
 Shape = tuple[int | None, ...]
 
 
@@ -185,6 +187,7 @@ class Graph:
         has_weights: whether values of variables can be read.
         traced: paths of the subclassed models and custom layers whose inside is known from a
             symbolic call; "" is the model. They cannot be made again with changes.
+        steps: how many steps from call to call are left; None for any number.
     """
 
     name: str
@@ -197,6 +200,7 @@ class Graph:
     training: Training = Training()
     has_weights: bool = True
     traced: tuple[str, ...] = ()
+    steps: Steps | None = field(default=None, repr=False)
 
     @cached_property
     def _consumers(self) -> Sequence[tuple[Call, ...]]:
@@ -222,19 +226,31 @@ class Graph:
         return {layer.path: layer for layer in self.layers}
 
     @cached_property
-    def _parents(self) -> Mapping[str, Layer]:
-        return {child.path: layer for layer in self.layers for child in layer.children}
+    def _holders(self) -> Mapping[str, Layer]:
+        holders: dict[str, Layer] = {}
+        for layer in self.layers:
+            for child in layer.children:
+                holders.setdefault(child.path, layer)
+        return holders
 
     def around(self, layer: Layer) -> Iterator[Layer]:
         """The layers that a layer stands in (wrappers, cells), innermost first."""
-        parent = self._parents.get(layer.path)
+        parent = self.holder(layer)
         while parent is not None:
             yield parent
-            parent = self._parents.get(parent.path)
+            parent = self.holder(parent)
 
     def is_traced(self, layer: Layer) -> bool:
         """Whether a layer lies where the structure is known from a symbolic call only."""
         return any(not part or layer.path.startswith(part + "/") for part in self.traced)
+
+    @cached_property
+    def _opaque(self) -> Mapping[str, NotAnalysed]:
+        return {part.layer: part for part in reversed(self.not_analysed)}
+
+    def _spend(self, steps: int) -> None:
+        if self.steps is not None:
+            self.steps.spend(steps)
 
     def layer(self, path: str) -> Layer:
         """The layer with that path.
@@ -246,11 +262,14 @@ class Graph:
 
     def producer(self, tensor: Tensor) -> Call | None:
         """The call that makes a tensor; None for an input of the model."""
+        self._spend(1)
         return None if tensor.producer is None else self.calls[tensor.producer]
 
     def consumers(self, tensor: Tensor) -> tuple[Call, ...]:
         """The calls that take a tensor, each once, in topological order."""
-        return self._consumers[tensor.index]
+        found = self._consumers[tensor.index]
+        self._spend(len(found) + 1)
+        return found
 
     def is_output(self, tensor: Tensor) -> bool:
         """Whether a tensor is an output of the model."""
@@ -258,7 +277,23 @@ class Graph:
 
     def calls_of(self, layer: Layer) -> tuple[Call, ...]:
         """The calls of a layer; empty for a layer inside another one."""
-        return self._calls_by_path.get(layer.path, ())
+        found = self._calls_by_path.get(layer.path, ())
+        self._spend(len(found) + 1)
+        return found
+
+    def holder(self, layer: Layer) -> Layer | None:
+        """The layer that has this one inside it; None if there is none."""
+        return self._holders.get(layer.path)
+
+    def not_analysed_around(self, layer: Layer) -> NotAnalysed | None:
+        """The outermost part around a layer that could not be analysed; None if there is none."""
+        folders = layer.path.split("/")[:-1]
+        paths = ["/".join(folders[:count]) for count in range(len(folders) + 1)]
+        return next((self._opaque[path] for path in paths if path in self._opaque), None)
+
+    def has_layer(self, path: str) -> bool:
+        """Whether there is a layer with that path."""
+        return path in self._layers_by_path
 
     def sole_consumer(self, tensor: Tensor) -> Call | None:
         """The only call that takes a tensor; None if there are more, or if it is an output."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from bnscope.graph import kinds
 from bnscope.graph.batchnorm import KINDS as BATCH_NORM
+from bnscope.graph.limits import MAX_RANK, MAX_SIZE
 from bnscope.graph.model import Shape
 
 Config = Mapping[str, Any]
@@ -51,11 +52,19 @@ def infer(kind: str, config: Config, inputs: Sequence[Shape | None]) -> Shape | 
     if not inputs or inputs[0] is None:
         return None
     try:
-        return _infer(
+        shape = _infer(
             kind, config, [shape for shape in inputs if shape is not None], inputs
         )
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError):
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
         return None  # a malformed configuration has no shape
+    return shape if shape is None or is_plausible(shape) else None
+
+
+def is_plausible(shape: Sequence[object]) -> bool:
+    """Whether these are the sizes of a tensor."""
+    return len(shape) <= MAX_RANK and all(
+        size is None or (type(size) is int and 0 <= size <= MAX_SIZE) for size in shape
+    )
 
 
 def _infer(
@@ -146,7 +155,7 @@ def _flatten(_kind: str, _config: Config, shape: Shape) -> Shape:
 
 
 def _reshape(_kind: str, config: Config, shape: Shape) -> Shape:
-    target = [int(size) for size in config["target_shape"]]
+    target = _tuple(config["target_shape"], 1)
     if -1 in target:
         total = _flatten("", {}, shape)[1]
         rest = math.prod(size for size in target if size != -1)
@@ -156,7 +165,7 @@ def _reshape(_kind: str, config: Config, shape: Shape) -> Shape:
 
 
 def _permute(_kind: str, config: Config, shape: Shape) -> Shape:
-    return (shape[0], *(shape[axis] for axis in config["dims"]))
+    return (shape[0], *(shape[axis] for axis in _tuple(config["dims"], 1)))
 
 
 def _repeat(_kind: str, config: Config, shape: Shape) -> Shape:
@@ -202,7 +211,11 @@ def _transposed_size(
 
 
 def _tuple(value: Any, count: int) -> tuple[int, ...]:
-    return (value,) * count if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return (value,) * count
+    if len(value) > MAX_RANK:
+        raise ValueError("longer than any shape")
+    return tuple(value)
 
 
 def _split(config: Config, shape: Shape) -> tuple[Shape, int | None]:

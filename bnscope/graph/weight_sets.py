@@ -17,6 +17,8 @@ import numpy as np
 
 from bnscope.graph import hdf5
 from bnscope.graph.batchnorm import AFFINE, VARIABLES
+from bnscope.graph.files import Store
+from bnscope.graph.limits import MAX_GROUP_DEPTH
 from bnscope.graph.model import Variable
 
 _STATISTICS = VARIABLES[2:4]
@@ -53,27 +55,23 @@ class BatchNormSet:
         return {**config, "renorm": "renorm_mean" in names}
 
 
-def keras3_sets(
-    group: h5py.Group, stored: memoryview | None = None
-) -> Iterator[BatchNormSet]:
+def keras3_sets(group: h5py.Group, stored: Store | None = None) -> Iterator[BatchNormSet]:
     """The BN layers below a group of a Keras 3 weights file, numbered ones in their order.
 
     Args:
         group: the group of a model or layer.
-        stored: the bytes of the file, where they lie in memory.
+        stored: where the bytes of the file can be read, if they lie there as they are.
     """
     return _search(group, "", "", stored, set())
 
 
 def _search(
-    group: h5py.Group, path: str, place: str, stored: memoryview | None, seen: set[int]
+    group: h5py.Group, path: str, place: str, stored: Store | None, seen: set[int]
 ) -> Iterator[BatchNormSet]:
     # A damaged file may hold a group inside itself, or nest without end.
-    address = h5py.h5o.get_info(group.id).addr
-    if address in seen or place.count("/") > hdf5.MAX_DEPTH:
+    if hdf5.is_seen(group, seen) or place.count("/") > MAX_GROUP_DEPTH:
         return
-    seen.add(address)
-    for key in sorted(group, key=_natural):
+    for key in sorted(hdf5.keys(group), key=_natural):
         member = hdf5.child(group, key)
         if not isinstance(member, h5py.Group) or key in _NO_LAYERS:
             continue
@@ -91,7 +89,7 @@ def _search(
 
 
 def _batch_norm(
-    values: h5py.Group, key: str, name: str, stored: memoryview | None
+    values: h5py.Group, key: str, name: str, stored: Store | None
 ) -> dict[str, Variable] | None:
     """The variables by name if this is BN, else None."""
     if not 2 <= len(values) <= len(VARIABLES):  # noqa: PLR2004
@@ -152,7 +150,7 @@ def _with_known_affine(found: dict[str, Variable]) -> dict[str, Variable]:
 
 def legacy_sets(store: h5py.Group) -> Iterator[BatchNormSet]:
     """The BN layers of a legacy weights file, in the order of its layers."""
-    for name in hdf5.names(store, "layer_names") or list(store):
+    for name in hdf5.names(store, "layer_names") or list(hdf5.keys(store)):
         group = hdf5.child(store, name)
         if isinstance(group, h5py.Group):
             yield from legacy_group_sets(group, name)

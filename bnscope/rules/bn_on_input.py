@@ -11,6 +11,15 @@ from bnscope.graph.model import Call
 from bnscope.graph.paths import ends_before
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
+_NOT_LEARNING = (
+    kinds.RESHAPING
+    | kinds.AUGMENTATION
+    | kinds.ZERO_PADDING
+    | kinds.CROPPING
+    | kinds.INPUT_SCALING
+    | {"Resizing"}
+)
+
 
 class BnOnInput(Rule):
     """Batch Normalization normalizes the data themselves.
@@ -51,7 +60,7 @@ class BnOnInput(Rule):
             if is_frozen(call.layer) or not call.inputs:
                 continue
             ends = list(ends_before(context.graph, call.inputs[0], _learns_nothing))
-            if all(end.call is None for end in ends):
+            if ends and all(end.call is None for end in ends):
                 names = ", ".join(f'"{end.tensor.name}"' for end in ends)
                 between = sorted({passed.kind for end in ends for passed in end.through})
                 through = f" through {', '.join(between)}" if between else ""
@@ -99,12 +108,6 @@ class BnOnInput(Rule):
 def _learns_nothing(call: Call) -> bool:
     return (
         kinds.is_identity_at_inference(call)
-        or call.kind
-        in kinds.RESHAPING
-        | kinds.AUGMENTATION
-        | kinds.ZERO_PADDING
-        | kinds.CROPPING
-        | kinds.INPUT_SCALING
-        | {"Resizing"}
+        or call.kind in _NOT_LEARNING
         or call.kind.endswith("Concatenate")
     )

@@ -167,14 +167,13 @@ def _pair(context: Context, call: Call) -> _Pair | None:
 def _can_collapse(context: Context, pair: _Pair) -> bool:
     """Whether one layer can compute what both compute, and be trained on."""
     layers = (pair.first.layer, pair.second.layer)
-    inside = {child.path for layer in context.graph.layers for child in layer.children}
     if is_frozen(layers[1]) and not is_frozen(layers[0]):
         return False  # the layer that is left would not normalize batches any more
     return channels_first_along(pair.first, pair.between) is not None and all(
         layer.kind in batchnorm.KINDS
         and not layer.config.get("renorm")
         and len(context.graph.calls_of(layer)) == 1
-        and layer.path not in inside
+        and context.graph.holder(layer) is None
         and not any(call.training for call in context.graph.calls_of(layer))
         for layer in layers
     )

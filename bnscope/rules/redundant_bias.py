@@ -174,18 +174,13 @@ def _obstacle(context: Context, layer: Layer, ends: list[tuple[Call, End]]) -> s
             return f'what "{name}" computes is not known.'
         if any(call.index not in reached for call in context.graph.calls_of(batch_norm)):
             return f'"{name}" normalizes the output of other layers too.'
-        if _held(context, batch_norm):
+        if context.graph.holder(batch_norm) is not None:
             return f'"{name}" is used inside another layer too.'
-    if _held(context, layer):
+    if context.graph.holder(layer) is not None:
         return "the layer is used inside another layer too."
     if any(_bias_may_be_misplaced(call) for call, _ in ends):
         return "TensorFlow may add this bias along another axis than the channels'."
     return None
-
-
-def _held(context: Context, layer: Layer) -> bool:
-    children = (child.path for other in context.graph.layers for child in other.children)
-    return layer.path in children
 
 
 def _bias_may_be_misplaced(call: Call) -> bool:

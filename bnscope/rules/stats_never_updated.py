@@ -126,7 +126,7 @@ def _is_used(context: Context, layer: Layer) -> bool:
     return (
         bool(context.graph.not_analysed)
         or bool(context.graph.calls_of(layer))
-        or (layer.path.rpartition("/")[0] in {other.path for other in context.graph.layers})
+        or context.graph.has_layer(layer.path.rpartition("/")[0])
     )
 
 

@@ -13,6 +13,15 @@ from bnscope.rules.base import Context, Problem, Rule, Severity
 
 # BN for each time step has its own gamma for each; those who mean it say so in the name.
 _PER_STEP = re.compile(r"time|step|frame|temporal|seq", re.IGNORECASE)
+_Producer = tuple[Call | None, int | None]
+_FIXING = kinds.CONVOLUTIONS | kinds.POOLING | kinds.UPSAMPLING
+_KEEPING = (
+    kinds.RELU
+    | kinds.ADD
+    | kinds.MULTIPLY
+    | kinds.ZERO_PADDING
+    | {"Activation", "LeakyReLU", "PReLU", "ELU", "Concatenate"}
+)
 _SEQUENCES = kinds.RECURRENT | {"Dense", "Embedding"}
 
 
@@ -50,12 +59,13 @@ class WrongAxis(Rule):
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
+        known: dict[int, _Producer] = {}
         for call in context.batch_norm_calls:
             if not call.inputs or _PER_STEP.search(call.layer.name):
                 continue
             rank = call.inputs[0].rank
             axis = channel_axis(call.layer, rank)
-            producer, expected = _channel_axis_of_producer(context, call)
+            producer, expected = _channel_axis_of_producer(context, call, known)
             if producer is None or axis is None or expected in {None, axis} or rank == 2:  # noqa: PLR2004
                 continue
             yield _problem(call, producer, axis, expected)
@@ -96,22 +106,36 @@ class WrongAxis(Rule):
 
 
 def _channel_axis_of_producer(
-    context: Context, call: Call
-) -> tuple[Call | None, int | None]:
-    """The call before that fixes where the channels are, and their axis."""
-    current = call
-    for _ in context.graph.calls:
-        producer = context.graph.producer(current.inputs[0]) if current.inputs else None
-        if producer is None:
-            return None, None
-        if producer.kind in kinds.CONVOLUTIONS | kinds.POOLING | kinds.UPSAMPLING:
-            return producer, kinds.output_channel_axis(producer)
-        if producer.kind in _SEQUENCES:
-            rank = producer.outputs[0].rank
-            return producer, None if rank is None else rank - 1
-        if not _keeps_axes(producer):
-            return None, None
-        current = producer
+    context: Context, call: Call, known: dict[int, _Producer]
+) -> _Producer:
+    """The call before that fixes where the channels are, and their axis.
+
+    Args:
+        context: the graph.
+        call: where the walk back begins.
+        known: what earlier walks found; long chains are walked once.
+    """
+    walked = []
+    found: _Producer | None = None
+    while found is None:
+        walked.append(call.index)
+        producer = context.graph.producer(call.inputs[0]) if call.inputs else None
+        if producer is not None and producer.index in known:
+            found = known[producer.index]
+        elif producer is not None and _keeps_axes(producer):
+            call = producer
+        else:
+            found = _fixed_axis(producer)
+    known.update(dict.fromkeys(walked, found))
+    return found
+
+
+def _fixed_axis(producer: Call | None) -> _Producer:
+    if producer is not None and producer.kind in _FIXING:
+        return producer, kinds.output_channel_axis(producer)
+    if producer is not None and producer.kind in _SEQUENCES:
+        rank = producer.outputs[0].rank
+        return producer, None if rank is None else rank - 1
     return None, None
 
 
@@ -119,15 +143,16 @@ def _keeps_axes(call: Call) -> bool:
     return (
         kinds.is_identity_at_inference(call)
         or is_batch_norm(call.layer)
-        or call.kind in kinds.RELU | kinds.ADD | kinds.MULTIPLY | kinds.ZERO_PADDING
-        or call.kind in {"Activation", "LeakyReLU", "PReLU", "ELU", "Concatenate"}
+        or call.kind in _KEEPING
     )
 
 
 def _problem(call: Call, producer: Call, axis: int, expected: int | None) -> Problem:
     shape = call.inputs[0].shape
     size = channels(call.layer)
-    width = None if shape is None or expected is None else shape[expected]
+    width = None
+    if shape is not None and expected is not None and expected < len(shape):
+        width = shape[expected]
     severity = None
     if producer.kind in _SEQUENCES:
         severity = Severity.WARNING
