@@ -31,6 +31,13 @@ def fail(error: BnscopeError) -> int:
     return EXIT_ERROR
 
 
+def note(text: str) -> None:
+    """Prints a line that is neither a finding nor an error to stderr."""
+    from bnscope.printing import printable
+
+    print(f"bnscope: note: {printable(text)}", file=sys.stderr)  # noqa: T201
+
+
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Adds `--output-format`."""
     parser.add_argument(
