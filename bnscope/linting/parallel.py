@@ -137,11 +137,11 @@ def _pool(processes: int, settings: Settings) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BaseException:  # Ctrl-C: nobody waits for what is in work
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()
         raise
-    pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
