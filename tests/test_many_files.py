@@ -31,7 +31,7 @@ def models(tmp_path_factory):
     model = keras.Sequential(
         [
             keras.Input((8,)),
-            layers.Dense(4, name="dense"),
+            layers.Dense(4, name="linear"),
             layers.BatchNormalization(),
             layers.ReLU(),
             layers.Dense(1),
@@ -84,15 +84,17 @@ def linted(run_cli):
 
 
 @pytest.mark.parametrize("jobs", ["1", "3"])
-def test_a_directory_is_searched_in_a_stable_order(jobs, tree, linted):
+@pytest.mark.usefixtures("tree")
+def test_a_directory_is_searched_in_a_stable_order(jobs, linted):
     code, paths, err, files = linted("ckpt", "--jobs", jobs)
     assert (code, err) == (1, "")
     assert paths == FOUND
     for file in files:
-        assert [finding["code"] for finding in file["findings"]][0] == "BN101"
+        assert next(finding["code"] for finding in file["findings"]) == "BN101"
 
 
-def test_other_files_are_skipped_and_told_when_asked(tree, run_cli):
+@pytest.mark.usefixtures("tree")
+def test_other_files_are_skipped_and_told_when_asked(run_cli):
     _, _, err = run_cli("lint", "ckpt", "--verbose")
     skipped = [line for line in err.splitlines() if "is no Keras model" in line]
     assert [line.split()[2] for line in skipped] == [
@@ -102,7 +104,8 @@ def test_other_files_are_skipped_and_told_when_asked(tree, run_cli):
     ]
 
 
-def test_a_file_that_is_named_is_always_read(tree, linted):
+@pytest.mark.usefixtures("tree")
+def test_a_file_that_is_named_is_always_read(linted):
     for name in ("ckpt/data.h5", "ckpt/package.json", "ckpt/layers.json", "ckpt/notes.txt"):
         code, paths, err, _ = linted(name)
         assert (code, paths, err.count("\n")) == (2, [name], 1)
@@ -143,7 +146,8 @@ def test_a_damaged_file_that_is_found_is_reported(tree, linted):
         ("ckpt/**/b/*_9.keras", [FOUND[2]]),
     ],
 )
-def test_a_quoted_pattern_is_expanded(pattern, expected, tree, linted):
+@pytest.mark.usefixtures("tree")
+def test_a_quoted_pattern_is_expanded(pattern, expected, linted):
     assert sorted(linted(pattern)[1]) == sorted(expected)
     absolute = str(Path.cwd() / pattern)
     assert len(linted(absolute)[1]) == len(expected)
@@ -151,11 +155,13 @@ def test_a_quoted_pattern_is_expanded(pattern, expected, tree, linted):
 
 def test_each_file_is_read_once_at_its_first_place(tree, linted):
     (tree / "link.keras").symlink_to("a.keras")
-    arguments = ("ckpt/b", "./ckpt/a.keras", "ckpt", str(tree / "model.json"), "ckpt/**")
-    assert linted(*arguments)[1] == [*FOUND[2:], "./ckpt/a.keras", "ckpt/model.json"]
+    model = str(tree / "model.json")
+    arguments = ("ckpt/b", "./ckpt/a.keras", "ckpt", model, "ckpt/**")
+    assert linted(*arguments)[1] == [*FOUND[2:], "./ckpt/a.keras", model]
 
 
-def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tree, linted):
+@pytest.mark.usefixtures("tree")
+def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(linted):
     shutil.copy("ckpt/a.keras", "ckpt/run[1].keras")
     assert linted("ckpt/run[1].keras")[:2] == (1, ["ckpt/run[1].keras"])
 
@@ -206,12 +212,12 @@ def test_the_output_is_the_same_whatever_the_jobs(tree, run_cli):
 
 
 def test_few_files_start_no_processes():
-    few = [discovery.Source(str(i), "x") for i in range(40)]
+    few = [discovery.Source(str(i), ("x",)) for i in range(40)]
     many = few * 20
     assert batch._processes(0, few) == 1
     assert batch._processes(0, many) == min(batch.cores(), 25)
     assert batch._processes(3, few[:2]) == 2
-    remote = [discovery.Source("s3://x/y", "x")]
+    remote = [discovery.Source("s3://x/y", ("x",))]
     assert batch._processes(4, remote) == 1
 
 
@@ -253,10 +259,11 @@ def test_a_file_that_ends_its_process_is_an_error_line_and_no_more(tree):
     assert [f["path"] for f in files if f["status"] == "analysed"] == FOUND
 
 
-def test_a_mistake_in_a_rule_costs_one_file(tree, monkeypatch):
+@pytest.mark.usefixtures("tree")
+def test_a_mistake_in_a_rule_costs_one_file(monkeypatch):
     linter = batch.Linter(Settings())
     monkeypatch.setattr(linter, "lint", lambda _: 1 / 0)
-    source = discovery.Source("ckpt/a.keras", "ckpt", found=True)
+    source = discovery.Source("ckpt/a.keras", ("ckpt",), found=True)
     report = batch.lint_source(linter, source).report
     assert report.error.message == (
         "ckpt/a.keras: internal error: ZeroDivisionError: division by zero."
@@ -279,12 +286,9 @@ def test_an_interrupt_leaves_quietly_and_leaves_no_process(jobs, delay, tree):
     )
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the whole group
+    # The pipes end only when no process is left that could write to them.
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
-    with pytest.raises(ProcessLookupError):
-        for _ in range(50):
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
 
 
 def on_a_terminal(arguments, columns):
@@ -326,7 +330,8 @@ sys.exit(main(["lint", "ckpt", "--jobs", "1"]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
-def test_a_bar_is_shown_on_a_terminal_when_it_takes_long(tree):
+@pytest.mark.usefixtures("tree")
+def test_a_bar_is_shown_on_a_terminal_when_it_takes_long():
     code, text = on_a_terminal([SLOW.format(seconds=0.4)], columns=60)
     assert code == 1
     assert "Linting" in text
@@ -337,7 +342,8 @@ def test_a_bar_is_shown_on_a_terminal_when_it_takes_long(tree):
     assert "Linting" not in text
 
 
-def test_a_pipe_sees_no_bar(tree):
+@pytest.mark.usefixtures("tree")
+def test_a_pipe_sees_no_bar():
     result = subprocess.run(
         [sys.executable, "-c", SLOW.format(seconds=0.3)],
         capture_output=True,
@@ -364,11 +370,12 @@ def memory(models):
     files.rm("/run", recursive=True)
 
 
-def test_models_at_urls_are_read(memory, linted):
+@pytest.mark.usefixtures("memory")
+def test_models_at_urls_are_read(linted):
     code, paths, _, files = linted("memory://run/a.keras")
     assert (code, len(paths)) == (1, 1)
     assert files[0]["findings"][0]["code"] == "BN101"
-    assert [f.code for f in bnscope.lint("memory://run/a.keras")][0] == "BN101"
+    assert next(f.code for f in bnscope.lint("memory://run/a.keras")) == "BN101"
     code, paths, err, _ = linted("memory://run", "--jobs", "2")
     assert code == 2
     assert [path.rpartition("run/")[2] for path in paths] == [
@@ -378,11 +385,12 @@ def test_models_at_urls_are_read(memory, linted):
     ]
     assert err.count("\n") == 1
     assert "cut.keras is a truncated or damaged zip archive." in err
-    assert "/tmp" not in err
+    assert "bnscope-" not in err
     assert len(linted("memory://run/**/*.h5")[1]) == 1
 
 
-def test_urls_that_cannot_be_read_are_one_line(memory, run_cli):
+@pytest.mark.usefixtures("memory")
+def test_urls_that_cannot_be_read_are_one_line(run_cli):
     for url, message in {
         "memory://run/gone.keras": "does not exist.",
         "memory://nothing/*.keras": "No model matches memory://nothing/*.keras.",
@@ -399,8 +407,10 @@ def test_without_fsspec_it_is_said_what_to_install(monkeypatch, run_cli):
     code, _, err = run_cli("lint", "s3://bucket/model.keras")
     assert (code, err) == (
         2,
-        "bnscope: error: s3://bucket/model.keras cannot be read: fsspec is not installed. "
-        "Install it: pip install 'bnscope[remote]'.\n",
+        (
+            "bnscope: error: s3://bucket/model.keras cannot be read: fsspec is not installed. "
+            "Install it: pip install 'bnscope[remote]'.\n"
+        ),
     )
     with pytest.raises(UnreadableModelError, match="fsspec is not installed"):
         bnscope.lint("s3://bucket/model.keras")

@@ -120,11 +120,10 @@ def _print(reports: Sequence[Report], options: argparse.Namespace) -> None:
         from bnscope.linting.formats import json
 
         sys.stdout.write(json.render(reports) + "\n")
-        return
-    from bnscope.linting.formats import full
-    from bnscope.printing import emit
+    elif any(report.error is None for report in reports):
+        from bnscope.linting.formats import full
+        from bnscope.printing import emit
 
-    if any(report.error is None for report in reports):
         emit(full.render(reports), sys.stdout)
     _print_errors(reports)
 

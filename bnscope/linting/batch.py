@@ -149,8 +149,13 @@ def _without_model(
     sources: Sequence[Source], results: Sequence[Linted | None]
 ) -> Iterable[Report]:
     """An error for each argument of whose files none is a Keras model."""
-    some = {s.origin for s, result in zip(sources, results, strict=True) if result}
-    for origin in dict.fromkeys(source.origin for source in sources):
+    some = {
+        origin
+        for source, result in zip(sources, results, strict=True)
+        for origin in source.origins
+        if result is not None
+    }
+    for origin in dict.fromkeys(origin for source in sources for origin in source.origins):
         if origin not in some:
             nothing = discovery.nothing_in(origin)
             yield Report(nothing.path, error=nothing.error)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnscope.errors import BnscopeError, UnreadableModelError
 
@@ -32,13 +32,13 @@ class Source:
 
     Args:
         path: the file, as it is shown.
-        origin: the argument that it comes from.
+        origins: the arguments that it comes from.
         found: whether it was found by searching; one that is no Keras model is then skipped.
         error: why there is nothing to read; None if there is.
     """
 
     path: str
-    origin: str
+    origins: tuple[str, ...]
     found: bool = False
     error: BnscopeError | None = None
 
@@ -54,9 +54,10 @@ def discover(paths: Iterable[str]) -> list[Source]:
     for path in paths:
         for source in _sources(path):
             key = source.path if "://" in source.path else os.path.realpath(source.path)
-            known = sources.get(key)
-            if known is None or (known.found and not source.found):
-                sources[key] = source
+            known = sources.get(key, source)
+            better = source if known.found else known
+            origins = dict.fromkeys((*known.origins, *source.origins))
+            sources[key] = replace(better, origins=tuple(origins))
     return list(sources.values())
 
 
@@ -66,7 +67,7 @@ def _sources(path: str) -> Iterator[Source]:
     elif os.path.isdir(path):  # noqa: PTH112
         yield from _searched(path)
     elif os.path.lexists(path) or not glob.has_magic(path):
-        yield Source(path, path)
+        yield Source(path, (path,))
     else:
         yield from _matched(path)
 
@@ -77,13 +78,13 @@ def _remote(url: str) -> Iterator[Source]:
     try:
         listing = remote.listing(url)
     except UnreadableModelError as error:
-        yield Source(url, url, error=error)
+        yield Source(url, (url,), error=error)
         return
     if listing.one:
-        yield Source(url, url)
+        yield Source(url, (url,))
         return
     wanted = [found for found in listing.urls if _is_candidate(found.rpartition("/")[2])]
-    yield from (Source(found, url, found=True) for found in sorted(wanted, key=_natural))
+    yield from (Source(found, (url,), found=True) for found in sorted(wanted, key=_natural))
     if not wanted:
         yield nothing_in(url)
 
@@ -91,7 +92,7 @@ def _remote(url: str) -> Iterator[Source]:
 def _searched(folder: str) -> Iterator[Source]:
     errors: list[Source] = []
     found = sorted(_walk(folder, folder, errors), key=_natural)
-    yield from (Source(path, folder, found=True) for path in found)
+    yield from (Source(path, (folder,), found=True) for path in found)
     yield from errors
     if not found and not errors:
         yield nothing_in(folder)
@@ -103,7 +104,7 @@ def nothing_in(origin: str) -> Source:
         error = UnreadableModelError(f"No model matches {origin}.", _SEARCHED)
     else:
         error = UnreadableModelError(f"{origin} contains no Keras model.", _SEARCHED)
-    return Source(origin, origin, error=error)
+    return Source(origin, (origin,), error=error)
 
 
 def _walk(
@@ -117,7 +118,7 @@ def _walk(
             f"{where} cannot be searched: {error.strerror or error}.",
             "Check its permissions.",
         )
-        errors.append(Source(where, origin, error=what))
+        errors.append(Source(where, (origin,), error=what))
 
     seen = {_identity(folder)}
     for place, folders, files in os.walk(folder, onerror=failed, followlinks=True):
@@ -129,9 +130,10 @@ def _walk(
                 kept.append(name)
         folders[:] = kept
         for name in files:
-            path = name if place == "." else os.path.join(place, name)  # noqa: PTH118
-            if (not named or _is_candidate(name)) and os.path.isfile(path):  # noqa: PTH113
-                yield path
+            path = os.path.join(place, name)  # noqa: PTH118
+            wanted = _is_candidate(name) if named else not name.startswith(".")
+            if wanted and os.path.isfile(path):  # noqa: PTH113
+                yield path.removeprefix(f".{os.sep}") if folder == "." else path
 
 
 def _identity(path: str) -> object:
@@ -171,7 +173,9 @@ def _matched(pattern: str) -> Iterator[Source]:
             found.update(_walk(path, pattern, errors))
         elif not any_name or _is_candidate(os.path.basename(path)):  # noqa: PTH119
             found.add(path)
-    yield from (Source(path, pattern, found=True) for path in sorted(found, key=_natural))
+    yield from (
+        Source(path, (pattern,), found=True) for path in sorted(found, key=_natural)
+    )
     yield from errors
     if not found and not errors:
         yield nothing_in(pattern)
@@ -184,6 +188,8 @@ def _expanded(pattern: str, errors: list[Source]) -> Iterable[str]:
     parts = pattern.replace(os.sep, "/").split("/")
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root = "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
+    if not os.path.isdir(root):  # noqa: PTH112
+        return []
     wanted = re.compile(_regex(parts[first:]))
     start = 0 if root == "." else len(root.rstrip("/")) + 1
     return [
