@@ -361,7 +361,7 @@ def memory(models):
     """fsspec's file system in memory, with models in it."""
     fsspec = pytest.importorskip("fsspec")
     files = fsspec.filesystem("memory")
-    for name in ("run/a.keras", "run/deep/b.h5", "run/.hidden.keras"):
+    for name in ("run/a.keras", "run/deep/b.h5", "run/.hidden/c.keras"):
         suffix = name.rpartition(".")[2]
         files.pipe(f"/{name}", (models / f"model.{suffix}").read_bytes())
     files.pipe("/run/cut.keras", b"PK")

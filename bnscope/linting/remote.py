@@ -61,7 +61,8 @@ def listing(url: str) -> Listing:
         if any(char in place for char in "*?["):
             found = files.glob(place)
         elif files.isdir(place):
-            found = files.find(place)
+            below = len(place.rstrip("/"))
+            found = [path for path in files.find(place) if "/." not in path[below:]]
         else:
             return Listing((url,), one=True)
         urls = tuple(str(files.unstrip_protocol(path)) for path in sorted(found))
