@@ -35,3 +35,7 @@ class UnsupportedModelError(BnscopeError):
 
 class VerificationError(BnscopeError):
     """A rewritten model that does not compute what the original computes."""
+
+
+class SettingsError(BnscopeError):
+    """A setting, an option or a file of settings that cannot be used."""

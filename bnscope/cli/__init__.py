@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bnscope import __version__
-from bnscope.cli import demo, fix, fold, inspect, lint, rule
 from bnscope.cli.common import EXIT_CLEAN, Parser, fail
 from bnscope.errors import BnscopeError
 
@@ -70,6 +69,9 @@ def run() -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
+    # Imported here, where Ctrl-C already leaves quietly.
+    from bnscope.cli import demo, fix, fold, inspect, lint, rule
+
     parser = Parser(
         prog="bnscope",
         description="See, lint, fix and fold Batch Normalization in Keras models.",

@@ -31,6 +31,13 @@ def fail(error: BnscopeError) -> int:
     return EXIT_ERROR
 
 
+def note(text: str) -> None:
+    """Prints a line that is neither a finding nor an error to stderr."""
+    from bnscope.printing import printable
+
+    print(f"bnscope: note: {printable(text)}", file=sys.stderr)  # noqa: T201
+
+
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Adds `--output-format`."""
     parser.add_argument(
@@ -62,11 +69,3 @@ def say(text: str) -> None:
     from bnscope.printing import console, printable
 
     console(sys.stdout).print(printable(text))
-
-
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Adds `--select` and `--ignore`."""
-    parser.add_argument(
-        "--select", metavar="CODES", help="only these rules (BN101,BN2 or ALL)"
-    )
-    parser.add_argument("--ignore", metavar="CODES", help="not these rules")

@@ -14,18 +14,19 @@ from bnscope.cli.common import (
     Commands,
     Parser,
     add_format,
-    add_selection,
     print_json,
     say,
 )
 from bnscope.cli.loading import add_loading, import_modules, read_data, working
+from bnscope.cli.selection import add_selection, settings_from
 from bnscope.errors import BnscopeError
-from bnscope.rules.base import Rule, Severity, plural
+from bnscope.rules.base import Severity, plural
 
 if TYPE_CHECKING:
     from bnscope.fixing import Fix, FixResult, Skipped
     from bnscope.fixing.repairs import Repair
     from bnscope.graph.model import Graph
+    from bnscope.linting.settings import Settings
 
 # So many layers of a group are described; JSON holds all.
 _MOST_LAYERS = 3
@@ -59,9 +60,10 @@ def add(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Fixes a file, or prints what would be fixed."""
-    rules = _rules(options)  # an unknown code is an error before anything is read
+    settings = settings_from(options)
+    settings.rules()  # an unknown code is an error before anything is read
     if options.diff:
-        return _diff(options, rules)
+        return _diff(options, settings)
     if not options.output:
         raise BnscopeError(
             "Where to write the fixed model is not said.", "Use -o FILE, or --diff."
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     from bnscope.rewriting.files import check_output
 
     output = check_output(options.output, overwrite=options.overwrite)
-    result = _fix(options)
+    result = _fix(options, settings)
     written = str(output) if result.applied else None
     if written is not None:
         result.save(output, overwrite=options.overwrite)
@@ -80,15 +82,7 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_FINDINGS if result.remaining.at_least(Severity.WARNING) else EXIT_CLEAN
 
 
-def _rules(options: argparse.Namespace) -> tuple[Rule, ...]:
-    from bnscope.linting.settings import Settings, split_codes
-
-    return Settings(
-        select=split_codes(options.select), ignore=split_codes(options.ignore) or ()
-    ).rules()
-
-
-def _fix(options: argparse.Namespace) -> FixResult:
+def _fix(options: argparse.Namespace, settings: Settings) -> FixResult:
     """Fixes with a word on a terminal that it takes a while."""
     import_modules(options.modules)
     data = read_data(options.data)
@@ -98,23 +92,24 @@ def _fix(options: argparse.Namespace) -> FixResult:
         return fix(
             options.path,
             unsafe=options.unsafe_fixes,
-            select=options.select,
-            ignore=options.ignore,
+            settings=settings,
             verify_data=data,
         )
 
 
-def _diff(options: argparse.Namespace, rules: Sequence[Rule]) -> int:
+def _diff(options: argparse.Namespace, settings: Settings) -> int:
     """What the first pass would change; the file is read only, and Keras not needed."""
     from bnscope.fixing.repairs import apart, repairs
     from bnscope.graph import archive
+    from bnscope.linting.engine import Linter
 
     graph = archive.read(options.path)
+    linter = Linter(settings)
     grades = ("unsafe", "safe") if options.unsafe_fixes else ("safe",)
     found = [
         repair
         for grade in grades
-        for repair in repairs(graph, rules, grade)
+        for repair in repairs(graph, linter, grade)
         if repair.edits
     ]
     chosen, waiting = apart(found)

@@ -16,12 +16,12 @@ from bnscope.fixing.repairs import Repair, apart, of_first_rule, repairs
 from bnscope.fixing.report import Fix, Skipped
 from bnscope.graph import live
 from bnscope.graph.model import Graph
+from bnscope.linting.engine import Linter
 from bnscope.rewriting.apply import Rebuilt, rebuild
 from bnscope.rewriting.engine import failure
 from bnscope.rewriting.routes import TITLES, RouteCheck, compare_by
 from bnscope.rewriting.structure import check_rebuildable
 from bnscope.rewriting.verify import Verifier
-from bnscope.rules.base import Rule
 
 # More passes than any chain of overlapping repairs needs.
 _MOST_PASSES = 100
@@ -37,14 +37,14 @@ class Fixer:
 
     Args:
         model: the original. It is not changed.
-        rules: the rules whose findings are repaired.
+        linter: finds what is repaired.
         verify_data: samples to verify with; None for random ones with a fixed seed.
     """
 
-    def __init__(self, model: Any, rules: Sequence[Rule], verify_data: Any = None) -> None:
+    def __init__(self, model: Any, linter: Linter, verify_data: Any = None) -> None:
         self.original = model
         self.model = model
-        self.rules = rules
+        self.linter = linter
         self.verify_data = verify_data
         self.training = live.read(model).training
         self.variables: dict[int, Any] | None = None
@@ -108,7 +108,7 @@ class Fixer:
         """Repairs that can be made together, pass by pass, until there are none."""
         while self.passes <= _MOST_PASSES:
             graph = self.graph()
-            found = [r for r in repairs(graph, self.rules, grade) if self.is_new(r)]
+            found = [r for r in repairs(graph, self.linter, grade) if self.is_new(r)]
             if not found:
                 return
             self.passes += 1

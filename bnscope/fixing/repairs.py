@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from bnscope.fixing.changes import Change, changes
 from bnscope.graph.model import Graph
-from bnscope.linting.engine import lint_graph
+from bnscope.linting.engine import Linter
 from bnscope.linting.findings import Finding
 from bnscope.rewriting.edits import Edit, Step
 from bnscope.rules import find
-from bnscope.rules.base import Context, Rule
+from bnscope.rules.base import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,16 @@ class Repair:
         return changes(graph, self.edits)
 
 
-def repairs(graph: Graph, rules: Iterable[Rule], grade: str) -> Iterator[Repair]:
+def repairs(graph: Graph, linter: Linter, grade: str) -> Iterator[Repair]:
     """The repairs of everything that the rules find in a graph, in a stable order.
 
     Args:
         graph: the model.
-        rules: the rules to run.
+        linter: runs the rules.
         grade: "safe" or "unsafe".
     """
     context = Context(graph)
-    for finding in lint_graph(graph, rules):
+    for finding in linter.lint_graph(graph).report:
         if finding.fix == grade:
             yield Repair(finding, find(finding.code).repair(context, finding.layer))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnscope.fixing.report import Fix, Skipped
-from bnscope.linting.engine import lint_graph
+from bnscope.linting.engine import Linter
 from bnscope.linting.findings import Report
-from bnscope.linting.settings import Settings, split_codes
+from bnscope.linting.settings import Settings, selected
 from bnscope.rewriting.routes import RouteCheck, largest
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def fix(  # noqa: PLR0913  all but the first by keyword
     unsafe: bool = False,
     select: str | Iterable[str] | None = None,
     ignore: str | Iterable[str] | None = None,
+    settings: Settings | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     verify_data: Any = None,
 ) -> FixResult:
@@ -109,6 +110,7 @@ def fix(  # noqa: PLR0913  all but the first by keyword
         unsafe: whether repairs are made that change what the model computes or how it trains.
         select: codes, prefixes or names of the rules whose findings are repaired.
         ignore: those whose findings are not.
+        settings: settings to start from; `select` and `ignore` replace theirs.
         custom_objects: the user's classes and functions by name, to load a file.
         verify_data: samples to verify with: an array, a list of arrays in the order of the
             inputs, or a mapping by input names, samples along the first axis. By default
@@ -124,13 +126,13 @@ def fix(  # noqa: PLR0913  all but the first by keyword
         VerificationError: if a safe repair changes what the model computes.
         BnscopeError: if `verify_data` does not fit the model.
     """
-    settings = Settings(select=split_codes(select), ignore=split_codes(ignore) or ())
-    rules = settings.rules()  # an unknown code is an error before anything is loaded
+    # An unknown code is an error before anything is loaded.
+    linter = Linter(selected(settings, select, ignore))
     from bnscope.fixing.engine import Fixer
     from bnscope.rewriting.training import Carried, carry_training
 
     model, notes = _model(model_or_path, custom_objects)
-    fixer = Fixer(model, rules, verify_data)
+    fixer = Fixer(model, linter, verify_data)
     fixer.run(unsafe=unsafe)
     training = Carried()
     if fixer.variables is not None:
@@ -144,7 +146,7 @@ def fix(  # noqa: PLR0913  all but the first by keyword
         model=fixer.model,
         applied=tuple(fixer.applied),
         skipped=tuple(fixer.skipped.values()),
-        remaining=lint_graph(fixer.graph(), rules, path=name),
+        remaining=linter.lint_graph(fixer.graph(), name).report,
         verification=tuple(fixer.proofs),
         training=training,
         notes=tuple(dict.fromkeys([*notes, *fixer.notes, *training.notes])),

@@ -2,6 +2,6 @@
 
 from bnscope.linting.engine import lint, lint_graph
 from bnscope.linting.findings import Finding, Report
-from bnscope.linting.settings import Settings
+from bnscope.linting.settings import LayerIgnore, Settings
 
-__all__ = ["Finding", "Report", "Settings", "lint", "lint_graph"]
+__all__ = ["Finding", "LayerIgnore", "Report", "Settings", "lint", "lint_graph"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 from bnscope.graph import read
 from bnscope.graph.model import Graph
 from bnscope.linting.findings import Finding, Report
-from bnscope.linting.settings import Settings, split_codes
+from bnscope.linting.settings import Settings, selected
+from bnscope.linting.suppression import Suppression
 from bnscope.rules.base import THE_RULES_OWN, Context, Problem, Rule, Severity
 
 
@@ -25,7 +26,8 @@ def lint(
     """Lints a saved or live model. The model is not changed, and a file is never run.
 
     Args:
-        model_or_path: a path (`.keras`, `.h5`, `.json`) or a `keras.Model`.
+        model_or_path: a path (`.keras`, `.h5`, `.json`), the URL of one that fsspec can read
+            (`s3://...`), or a `keras.Model`.
         select: codes, prefixes or names of the rules to run (`"BN101,BN2"` or a list).
         ignore: those not to run.
         settings: settings to start from; `select` and `ignore` replace theirs.
@@ -39,15 +41,7 @@ def lint(
         UnsupportedModelError: if a live object is no Keras 3 model.
         UnknownCodeError: if a code or name does not exist.
     """
-    settings = settings or Settings()
-    if select is not None:
-        settings = replace(settings, select=split_codes(select))
-    if ignore is not None:
-        settings = replace(settings, ignore=split_codes(ignore) or ())
-    rules = settings.rules()
-    graph = read(model_or_path, config)
-    is_file = isinstance(model_or_path, (str, os.PathLike))
-    return lint_graph(graph, rules, path=os.fspath(model_or_path) if is_file else None)
+    return Linter(selected(settings, select, ignore)).lint(model_or_path, config).report
 
 
 def lint_graph(
@@ -63,34 +57,98 @@ def lint_graph(
     Returns:
         The report.
     """
-    context = Context(graph)
-    rules = Settings().rules() if rules is None else rules
-    order = {layer.path: index for index, layer in enumerate(graph.layers)}
-    findings = [
-        _finding(rule, problem) for rule in rules for problem in rule.check(context)
-    ]
-    findings.sort(key=lambda f: (f.severity.rank, f.code, order.get(f.layer, len(order))))
-    return Report(
-        path=path or graph.name,
-        findings=tuple(_unique(findings)),
-        not_analysed=graph.not_analysed,
-        live=path is None,
-    )
+    return Linter(rules=rules).lint_graph(graph, path).report
 
 
-def _finding(rule: Rule, problem: Problem) -> Finding:
-    severity = problem.severity or rule.severity
-    return Finding(
-        code=rule.code,
-        name=rule.name,
+@dataclass(frozen=True, slots=True)
+class Linted:
+    """What linting one model gave.
+
+    Args:
+        report: the report.
+        used: the entries of `per_layer_ignore` that covered a finding, by their places.
+        quiet: how many findings they covered.
+    """
+
+    report: Report
+    used: frozenset[int] = frozenset()
+    quiet: int = 0
+
+
+class Linter:
+    """The rules that settings select, ready for any number of models.
+
+    Args:
+        settings: the settings; None for the defaults.
+        rules: the rules to run; None for those that the settings select.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, rules: Iterable[Rule] | None = None
+    ) -> None:
+        settings = settings or Settings()
+        self.rules = settings.rules() if rules is None else tuple(rules)
+        self._severities = settings.severities()
+        self._suppression = Suppression(settings.per_layer_ignore)
+
+    def lint(self, model_or_path: Any, config: Any = None) -> Linted:
+        """Lints a saved or live model; see `bnscope.lint`."""
+        if not isinstance(model_or_path, (str, os.PathLike)):
+            return self.lint_graph(read(model_or_path, config))
+        path = os.fspath(model_or_path)
+        if "://" not in path:
+            return self.lint_graph(read(path, config), path)
+        from bnscope.linting import remote
+
+        return self.lint_graph(remote.read(path), path)
+
+    def lint_graph(self, graph: Graph, path: str | None = None) -> Linted:
+        """Lints a graph; `path` is what the report is called."""
+        context = Context(graph)
+        order = {layer.path: index for index, layer in enumerate(graph.layers)}
+        found = [
+            self._finding(rule, problem)
+            for rule in self.rules
+            for problem in rule.check(context)
+        ]
+        found.sort(key=lambda f: (f.severity.rank, f.code, order.get(f.layer, len(order))))
+        findings, used, quiet = [], set[int](), 0
+        for finding in _unique(found):
+            covering = self._suppression.covering(finding.code, finding.layer)
+            used |= covering
+            quiet += bool(covering)
+            if not covering:
+                findings.append(finding)
+        report = Report(
+            path=path or graph.name,
+            findings=tuple(findings),
+            not_analysed=graph.not_analysed,
+            live=path is None,
+        )
+        return Linted(report, frozenset(used), quiet)
+
+    def _finding(self, rule: Rule, problem: Problem) -> Finding:
+        return Finding(
+            code=rule.code,
+            name=rule.name,
+            severity=self._severity(rule, problem.severity or rule.severity),
+            message=problem.message,
+            layer=problem.layer,
+            related=problem.related,
+            fix=rule.fix if problem.fix == THE_RULES_OWN else problem.fix,
+            data=problem.data,
+        )
+
+    def _severity(self, rule: Rule, found: Severity) -> Severity:
         # Who selects a rule that is off by default wants to see what it finds.
-        severity=Severity.INFO if severity is Severity.OFF else severity,
-        message=problem.message,
-        layer=problem.layer,
-        related=problem.related,
-        fix=rule.fix if problem.fix == THE_RULES_OWN else problem.fix,
-        data=problem.data,
-    )
+        found, usual = (
+            Severity.INFO if severity is Severity.OFF else severity
+            for severity in (found, rule.severity)
+        )
+        wanted = self._severities.get(rule.code)
+        if wanted is None or (not found.at_least(usual) and found.rank > wanted.rank):
+            return found
+        return wanted
 
 
 def _unique(findings: list[Finding]) -> Iterable[Finding]:
