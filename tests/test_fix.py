@@ -16,6 +16,7 @@ import bnscope
 from bnscope.errors import BnscopeError, UnknownCodeError, VerificationError
 from bnscope.fixing.repairs import apart, repairs
 from bnscope.graph import archive, live
+from bnscope.linting.engine import Linter
 from bnscope.rewriting.apply import apply_edits, rebuild
 from bnscope.rewriting.edits import TransformWeights
 from bnscope.rewriting.training import carry_training
@@ -70,7 +71,7 @@ def error(model, other):
 
 def repaired(model, code, fix="safe"):
     """The model after one pass of the repairs of one rule, not verified."""
-    chosen, _ = apart(repairs(live.read(model), [find(code)], fix))
+    chosen, _ = apart(repairs(live.read(model), Linter(rules=[find(code)]), fix))
     assert chosen, f"{code} has no repair"
     return apply_edits(model, [edit for repair in chosen for edit in repair.edits])
 
@@ -560,7 +561,7 @@ def trained(optimizer, steps=3):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_goes_on_where_it_was(name):
     model = trained(OPTIMIZERS[name](keras.optimizers))
-    chosen, _ = apart(repairs(live.read(model), [find("BN101")], "safe"))
+    chosen, _ = apart(repairs(live.read(model), Linter(rules=[find("BN101")]), "safe"))
     rebuilt = rebuild(model, [edit for repair in chosen for edit in repair.edits])
     new = rebuilt.model
     carried = carry_training(model, new, rebuilt.variables, rebuilt.changed)

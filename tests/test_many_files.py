@@ -262,7 +262,7 @@ def test_a_file_that_ends_its_process_is_an_error_line_and_no_more(tree):
 @pytest.mark.usefixtures("tree")
 def test_a_mistake_in_a_rule_costs_one_file(monkeypatch):
     linter = batch.Linter(Settings())
-    monkeypatch.setattr(linter, "lint", lambda _: 1 / 0)
+    monkeypatch.setattr(linter, "lint", lambda *_: 1 / 0)
     source = discovery.Source("ckpt/a.keras", ("ckpt",), found=True)
     report = batch.lint_source(linter, source).report
     assert report.error.message == (

@@ -199,7 +199,7 @@ BAD = {
     'fail_on = "error"': "tool.bnscope has no setting 'fail_on'. Did you mean fail-on?",
     'select = "BN1"': "tool.bnscope.select is 'BN1'. Expected a list of codes",
     "ignore = [3]": "tool.bnscope.ignore is 3. Expected a list of codes",
-    'select = ["BN1O1"]': "tool.bnscope.select: there is no rule 'BN1O1'. Did you mean BN101?",
+    'select = ["BN1O1"]': "tool.bnscope.select: there is no rule 'BN1O1'. Did you mean BN1",
     'fail-on = "warn"': "tool.bnscope.fail-on is 'warn'. Did you mean warning? Expected",
     "fail-on = [1]": "tool.bnscope.fail-on is a list. Expected",
     'severity = {BN101 = "off"}': "tool.bnscope.severity.BN101 is 'off'. Expected",

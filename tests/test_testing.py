@@ -25,7 +25,7 @@ def biased(randomized):
                 layers.Dense(4, name="dense"),
                 layers.BatchNormalization(name="bn"),
                 layers.ReLU(),
-                layers.Dense(1),
+                layers.Dense(1, name="head"),
             ]
         )
     )

@@ -73,10 +73,7 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
         where = f"{part.layer} is" if part.layer else "The model is"
         return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
     holder = graph.holder(layer)
-    custom = next(
-        (o for o in graph.layers if o.is_custom and layer.path.startswith(o.path + "/")),
-        None,
-    )
+    custom = next((each for each in graph.around(layer) if each.is_custom), None)
     if custom is not None:
         return Refusal(
             Reason.CUSTOM_LAYER,

@@ -54,8 +54,10 @@ def matching(selector: str) -> frozenset[str]:
 def _unknown(wanted: str) -> UnknownCodeError:
     import difflib
 
-    names = [rule.name for rule in all_rules()]  # any code is close to some other code
-    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    codes, names = zip(*((rule.code, rule.name) for rule in all_rules()), strict=True)
+    # Of a code one character may be wrong: any two are alike otherwise.
+    close = difflib.get_close_matches(wanted.upper(), codes, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]}? " if close else ""
     return UnknownCodeError(
         f"There is no rule {wanted!r}.", f"{hint}`bnscope rule --all` lists them."

@@ -54,7 +54,6 @@ class WrongAxis(Rule):
     code = "BN108"
     name = "wrong-axis"
     severity = Severity.ERROR
-    fix = "unsafe"
     advice = "Use axis=-1 behind channels_last layers, axis=1 behind channels_first ones."
 
     def check(self, context: Context) -> Iterator[Problem]:
