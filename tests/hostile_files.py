@@ -109,7 +109,7 @@ def empty(folder):
     return path
 
 
-@case("is a directory")
+@case("model.keras")
 def directory(folder):
     path = folder / "model.keras"
     path.mkdir()
