@@ -14,7 +14,7 @@ from bnscope.folding.reasons import Refusal
 from bnscope.graph import kinds
 from bnscope.graph.model import Call, Shape
 
-_NEEDS_SIZES = frozenset({"Reshape", "Flatten", "ops.Reshape"})
+_NEEDS_SIZES = frozenset({"Reshape", "Flatten", "ops.Reshape", "CenterCrop"})
 
 
 class MovingFamily(Passing):
@@ -57,7 +57,8 @@ class MovingFamily(Passing):
                 keras.layers.Dense(4 * 5 * 3),
                 keras.layers.Reshape((4, 5, 3)),
                 keras.layers.Permute((2, 1, 3)),
-                keras.layers.Cropping2D(1),
+                keras.layers.CenterCrop(4, 3),
+                keras.layers.Cropping2D(((1, 0), (0, 1))),
                 keras.layers.BatchNormalization(),
             ]
         )
@@ -139,6 +140,18 @@ def _cropped(config: Mapping[str, Any], values: Indices, kind: str) -> Indices:
     return cropped
 
 
+def _center_cropped(config: Mapping[str, Any], values: Indices) -> Indices:
+    start = 2 if kinds.is_channels_first(config) else 1
+    index: list[Any] = [slice(None)] * values.ndim
+    for axis, key in ((start, "height"), (start + 1, "width")):
+        first = (values.shape[axis] - config[key]) // 2
+        if first < 0:
+            raise ValueError("smaller images are resized instead")
+        index[axis] = slice(first, first + config[key])
+    cropped: Indices = values[tuple(index)]
+    return cropped
+
+
 def _axes(config: Mapping[str, Any], key: str) -> Any:
     value = config[key]
     if value in {0, None} if isinstance(value, int) or value is None else 0 in value:
@@ -191,6 +204,7 @@ def _slice(item: Any) -> Any:
 
 
 _MOVES: Mapping[str, Callable[[Mapping[str, Any], Indices], Indices]] = {
+    "CenterCrop": _center_cropped,
     "Flatten": _flatten,
     "Permute": lambda config, values: values.transpose((0, *config["dims"])),
     "Reshape": lambda config, values: values.reshape(1, *config["target_shape"]),
