@@ -104,6 +104,10 @@ class Affine:
         """The scale alone."""
         return Affine(self.scale, np.zeros((1,) * self.rank))
 
+    def harmless(self) -> Affine:
+        """One that varies likewise, but passes maxima and zeros."""
+        return Affine(np.abs(self.scale), np.zeros((1,) * self.rank))
+
     def with_shift(self, share: float) -> Affine:
         """The scale, and a share of the shift."""
         return Affine(self.scale, self.shift * share)

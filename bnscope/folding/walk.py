@@ -20,6 +20,8 @@ from bnscope.graph import kinds
 from bnscope.graph.model import Call, Graph, Layer, Tensor
 
 Check = Callable[[Call], Refusal | None]
+# What only some statistics forbid; told if nothing in the structure forbids the fold anyway.
+_SOFT = frozenset({Reason.NEGATIVE_SCALE, Reason.PADDING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class _Back:
         self.gone = gone
         self.refuse = refuse
         self.asked: dict[int, dict[int, Affine]] = {}
+        self.soft: Refusal | None = None
         self.way = Way()
 
     def walk(self, demands: Iterable[tuple[Call, Demand]]) -> Way | Refusal:
@@ -112,7 +115,7 @@ class _Back:
             if refusal is not None:
                 return refusal
         self.way.through.reverse()
-        return self.way
+        return self.soft or self.way
 
     def made_at(self, index: int) -> int:
         producer = self.graph.tensors[index].producer
@@ -156,6 +159,9 @@ class _Back:
             found: tuple[Demand, ...] | Refusal = (Demand(normalized(call), affine),)
         else:
             found = family.back(call, affine)
+        if family is not None and isinstance(found, Refusal) and found.reason in _SOFT:
+            self.soft = self.soft or found
+            found = family.back(call, affine.harmless())
         if isinstance(found, Refusal):
             return found
         self.way.through.append(call)
