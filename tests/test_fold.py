@@ -18,6 +18,7 @@ from bnscope.errors import (
 )
 from bnscope.folding import fold, make_plan
 from bnscope.folding.patterns import all_patterns
+from bnscope.folding.patterns.conv import ConvPattern
 from bnscope.graph import live
 from bnscope.rewriting.edits import TransformWeights
 from bnscope.rewriting.engine import rewrite
@@ -452,7 +453,7 @@ def test_a_corrupted_fold_fails_and_is_named(which, damage):
 
 @pytest.mark.parametrize("factor", [100.0, 1.01, 1.0003])
 def test_no_tolerance_lets_a_scaled_output_pass(factor):
-    model = randomize(all_patterns()[0].examples("folds")["folds_conv2d_dilated"](keras))
+    model = randomize(ConvPattern.folds_conv2d_dilated(keras))
     steps = corrupted(
         make_plan(live.read(model)),
         0,

@@ -11,14 +11,10 @@ from functools import partial
 import numpy as np
 
 from bnscope.bn import scale_and_shift
-from bnscope.folding.patterns import pattern_for
+from bnscope.folding.patterns import family_for
+from bnscope.folding.patterns.base import Pattern, not_taken
+from bnscope.folding.patterns.identity import is_in_training_mode
 from bnscope.folding.reasons import Reason, Refusal
-from bnscope.folding.walk import (
-    Way,
-    is_in_training_mode,
-    refuse_noise,
-    refuse_other_consumers,
-)
 from bnscope.graph import batchnorm, kinds
 from bnscope.graph.model import CUSTOM_LAYER, Call, Graph, Layer, NotAnalysed
 from bnscope.rules.base import channel_list
@@ -124,22 +120,8 @@ def _refuse_statistics(graph: Graph, layer: Layer) -> Refusal | None:
     return None
 
 
-def refuse_way(graph: Graph, layer: Layer, way: Way) -> Refusal | None:
-    """What speaks against one way from the BN layer back to what feeds it."""
-    if way.producer is None:
-        return Refusal(
-            Reason.NO_LINEAR_NEIGHBOUR, f"{layer.path} normalizes an input of the model."
-        )
-    return first_refusal(
-        [
-            partial(_refuse_producer, graph, way.producer),
-            partial(refuse_noise, way),
-            partial(refuse_other_consumers, graph, way),
-        ]
-    )
-
-
-def _refuse_producer(graph: Graph, call: Call) -> Refusal | None:
+def refuse_producer(graph: Graph, call: Call) -> Refusal | None:
+    """What speaks against a layer that would take up BN behind it."""
     layer, name = call.layer, kinds.describe(call)
     if any(part.layer == layer.path for part in _opaque_parts(graph)):
         return Refusal(Reason.OPAQUE_GRAPH, f"{name} feeds it, whose inside is not known.")
@@ -152,12 +134,26 @@ def _refuse_producer(graph: Graph, call: Call) -> Refusal | None:
             Reason.CUSTOM_LAYER,
             f"{name} feeds it, a custom layer; its formula is not known.",
         )
-    if pattern_for(call) is None:
-        return no_pattern(call)
-    return _refuse_weights(call) or _refuse_activation(call)
+    family = family_for(call)
+    if family is None:
+        return not_taken(call)
+    if not isinstance(family, Pattern):
+        return None
+    return refuse_weights(call) or _refuse_activation(call)
 
 
-def _refuse_weights(call: Call) -> Refusal | None:
+def refuse_consumer(graph: Graph, call: Call) -> Refusal | None:
+    """What speaks against a layer that would take up BN before it."""
+    if graph.is_traced(call.layer):
+        return Refusal(
+            Reason.OPAQUE_GRAPH,
+            f"It feeds {kinds.describe(call)}, in a `call` that cannot be made again.",
+        )
+    return refuse_weights(call)
+
+
+def refuse_weights(call: Call) -> Refusal | None:
+    """What speaks against changing the weights of a layer."""
     if _is_quantized(call.layer):
         return Refusal(
             Reason.QUANTIZED_LAYER, f"The kernel of {kinds.describe(call)} is quantized."
@@ -176,14 +172,6 @@ def _refuse_activation(call: Call) -> Refusal | None:
     return Refusal(
         Reason.NONLINEAR_PRODUCER,
         f"{kinds.describe(call)} has the activation {activation} before BN.",
-    )
-
-
-def no_pattern(call: Call) -> Refusal:
-    """The refusal of a layer that no pattern can fold into."""
-    return Refusal(
-        Reason.NO_LINEAR_NEIGHBOUR,
-        f"{kinds.describe(call)} feeds it, which cannot take it up.",
     )
 
 

@@ -5,19 +5,25 @@ No Keras is needed and no kernel is read; only the statistics of BN are, to refu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from bnscope.folding.checks import first_refusal, no_pattern, refuse_layer, refuse_way
-from bnscope.folding.patterns import pattern_for
-from bnscope.folding.patterns.base import Pattern, Site
-from bnscope.folding.reasons import Refusal
-from bnscope.folding.walk import Way, refuse_sharing, way_back
+import numpy as np
+
+from bnscope.bn import ScaleShift, scale_and_shift
+from bnscope.folding.affine import Affine
+from bnscope.folding.checks import refuse_consumer, refuse_layer, refuse_producer
+from bnscope.folding.patterns.base import Demand
+from bnscope.folding.reasons import Reason, Refusal
+from bnscope.folding.walk import Take, Way, normalized, refuse_sharing, way_ahead, way_back
 from bnscope.graph import batchnorm, kinds
-from bnscope.graph.model import Graph, Layer
-from bnscope.rewriting.edits import Edit, Step
+from bnscope.graph.model import Call, Graph, Layer
+from bnscope.rewriting.edits import DropLayer, Edit, Step
+
+# Stands for a number of channels that a file does not tell.
+_UNKNOWN_CHANNELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,11 @@ class Verdict:
     Args:
         layer: path of the BN layer.
         folded: whether it is folded.
-        into: path of the layer it is folded into; None if it is kept.
+        into: path of the layer it is folded into, the first if there are several; None if it
+            is kept.
+        layers: paths of all layers it is folded into.
+        direction: "backward" into what comes before, "forward" into what comes behind; None
+            if it is kept.
         through: paths of the layers between the two, in forward order.
         reason: the reason code if it is kept, a `Reason`; None if it is folded.
         detail: what was found, in a sentence.
@@ -36,6 +46,8 @@ class Verdict:
     layer: str
     folded: bool
     into: str | None = None
+    layers: tuple[str, ...] = ()
+    direction: str | None = None
     through: tuple[str, ...] = ()
     reason: str | None = None
     detail: str = ""
@@ -46,6 +58,8 @@ class Verdict:
             "layer": self.layer,
             "folded": self.folded,
             "into": self.into,
+            "layers": list(self.layers),
+            "direction": self.direction,
             "through": list(self.through),
             "reason": None if self.reason is None else str(self.reason),
             "detail": self.detail,
@@ -118,7 +132,7 @@ def make_plan(graph: Graph) -> Plan:
         The plan; the same for a file and for the model loaded from it.
     """
     planner = _Planner(graph)
-    verdicts = tuple(planner.decide(layer) for layer in _in_call_order(graph))
+    verdicts = planner.decide()
     in_order = {layer.path: i for i, layer in enumerate(batchnorm.batch_norms(graph))}
     return Plan(
         model=graph.name,
@@ -128,45 +142,155 @@ def make_plan(graph: Graph) -> Plan:
 
 
 class _Planner:
-    """Decides layer by layer; a BN layer that is folded lets later ones pass."""
+    """Decides layer by layer; a BN layer that is folded lets later ones pass.
+
+    First each layer is tried backward. What is left is tried forward, the last one first, so
+    that one finds those behind it as they will be.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.folds: dict[str, Fold] = {}
+        # What BN layers that stay do, where they have taken up another one.
+        self.composed: dict[str, ScaleShift] = {}
 
-    def decide(self, layer: Layer) -> Verdict:
+    def decide(self) -> list[Verdict]:
+        """A verdict for each BN layer, in the order of their calls."""
+        layers = list(_in_call_order(self.graph))
+        verdicts = {layer.path: self.backward(layer) for layer in layers}
+        for layer in reversed(layers):
+            if not verdicts[layer.path].folded:
+                verdicts[layer.path] = self.forward(layer, verdicts[layer.path])
+        return list(verdicts.values())
+
+    def backward(self, layer: Layer) -> Verdict:
+        """Tries what comes before a BN layer."""
         refusal = refuse_layer(self.graph, layer)
         if refusal is not None:
             return _kept(layer, refusal)
-        ways = [
-            way_back(self.graph, call, self.folds) for call in self.graph.calls_of(layer)
-        ]
-        refusal = first_refusal(partial(refuse_way, self.graph, layer, way) for way in ways)
-        sites = [Site(way.batch_norm, way.producer) for way in ways if way.producer]
-        producers = [site.producer for site in sites]
-        refusal = refusal or refuse_sharing(self.graph, layer, producers)
-        if refusal is not None:
-            return _kept(layer, refusal)
-        pattern = pattern_for(producers[0])
-        if pattern is None:
-            return _kept(layer, no_pattern(producers[0]))
-        refusal = first_refusal(partial(pattern.check, site) for site in sites)
-        if refusal is not None:
-            return _kept(layer, refusal)
-        return self.fold(ways[0], sites[0], pattern)
+        demands = []
+        for call in self.graph.calls_of(layer):
+            affine = self.affine(call)
+            if isinstance(affine, Refusal):
+                return _kept(layer, affine)
+            demands.append((call, Demand(normalized(call), affine)))
+        refuse = partial(refuse_producer, self.graph)
+        way = way_back(self.graph, demands, gone=self.folds, refuse=refuse)
+        return self.finish(layer, way, ahead=False)
 
-    def fold(self, way: Way, site: Site, pattern: Pattern) -> Verdict:
-        into = site.producer
-        path = site.batch_norm.layer.path
-        self.folds[path] = Fold(path, into.layer.path, pattern.rewrite(site))
-        between = ", ".join(kinds.describe(call) for call in way.through)
-        return Verdict(
-            layer=path,
-            folded=True,
-            into=into.layer.path,
-            through=tuple(call.layer.path for call in way.through),
-            detail=f"Into {kinds.describe(into)}{' through ' + between if between else ''}.",
+    def forward(self, layer: Layer, kept: Verdict) -> Verdict:
+        """Tries what comes behind a BN layer that found no place before."""
+        if refuse_layer(self.graph, layer) is not None:
+            return kept
+        demands = []
+        for call in self.graph.calls_of(layer):
+            affine = self.affine(call)
+            if isinstance(affine, Refusal):
+                return kept
+            demands.append(Demand(call.outputs[0], affine))
+        way = way_ahead(
+            self.graph,
+            demands,
+            gone=self.folds,
+            refuse=partial(refuse_consumer, self.graph),
         )
+        if isinstance(way, Way) and not way.takes:
+            return kept  # nothing uses it
+        verdict = self.finish(layer, way, ahead=True)
+        return verdict if verdict.folded else _more_telling(kept, verdict)
+
+    def affine(self, call: Call) -> Affine | Refusal:
+        """What a call of a BN layer does."""
+        layer, tensor = call.layer, normalized(call)
+        axis = self.axis(call)
+        if axis is None:
+            return Refusal(
+                Reason.AXIS_MISMATCH,
+                f"It normalizes axis {layer.config.get('axis', -1)} of a tensor whose rank "
+                "is not known.",
+            )
+        if layer.path in self.composed:
+            return Affine.per_channel(self.composed[layer.path], axis)
+        shape = tensor.shape
+        size = None if shape is None or len(shape) < -axis else shape[axis]
+        return Affine.per_channel(_values(layer, size), axis)
+
+    def axis(self, call: Call) -> int | None:
+        """The channel axis, counted from the right."""
+        axis = batchnorm.axis(call.layer)
+        if axis is None or axis < 0:
+            return axis
+        tensor = normalized(call)
+        producer = self.graph.producer(tensor)
+        rank = tensor.rank
+        if rank is None and producer is not None:
+            rank = kinds.tensor_rank(producer.kind)
+        return None if rank is None else axis - rank
+
+    def finish(self, layer: Layer, way: Way | Refusal, *, ahead: bool) -> Verdict:
+        """The verdict; what a fold changes is kept in mind."""
+        if isinstance(way, Way):
+            refusal = refuse_sharing(self.graph, layer, way)
+            if refusal is None:
+                return self.fold(layer, way, ahead=ahead)
+            way = refusal
+        return _kept(layer, way)
+
+    def fold(self, layer: Layer, way: Way, *, ahead: bool) -> Verdict:
+        edits: list[Edit] = []
+        for target in way.layers:
+            take = next(take for take in way.takes if take.call.layer is target)
+            make = take.pattern.edits_ahead if ahead else take.pattern.edits
+            edits += make(target, take.values)
+            if batchnorm.is_batch_norm(target):
+                self.compose(take)
+        edits.append(DropLayer(layer.path))
+        paths = tuple(target.path for target in way.layers)
+        self.folds[layer.path] = Fold(layer.path, ", ".join(paths), tuple(edits))
+        through = [call for call in way.through if call.layer.path not in self.folds]
+        return Verdict(
+            layer=layer.path,
+            folded=True,
+            into=paths[0],
+            layers=paths,
+            direction="forward" if ahead else "backward",
+            through=tuple(call.layer.path for call in way.through),
+            detail=_into(way.takes, through),
+        )
+
+    def compose(self, take: Take) -> None:
+        """Keeps in mind what a BN layer that stays does from now on."""
+        path = take.call.layer.path
+        own = self.composed.get(path) or _values(take.call.layer, take.values.scale.size)
+        scale, shift = take.values
+        self.composed[path] = ScaleShift(own.scale * scale, own.shift * scale + shift)
+
+
+def _values(layer: Layer, size: int | None) -> ScaleShift:
+    """The scale and shift of each channel."""
+    state = batchnorm.state(layer)
+    if state is not None:
+        return scale_and_shift(state)
+    # A file without values: each channel is taken to do something of its own, in order.
+    count = size or _UNKNOWN_CHANNELS
+    channels = np.arange(1.0, count + 1)
+    center = bool(layer.config.get("center", True))
+    return ScaleShift(channels, channels if center else np.zeros(count))
+
+
+def _into(takes: Sequence[Take], through: Sequence[Call]) -> str:
+    into = list(dict.fromkeys(kinds.describe(take.call) for take in takes))
+    between = list(dict.fromkeys(kinds.describe(call) for call in through))
+    way = f" through {', '.join(between)}" if between else ""
+    return f"Into {', '.join(into)}{way}."
+
+
+def _more_telling(backward: Verdict, forward: Verdict) -> Verdict:
+    """The verdict with the reason that says more about what could be done."""
+    telling = {str(Reason.PADDING), str(Reason.NEGATIVE_SCALE)}
+    if backward.reason == Reason.NO_LINEAR_NEIGHBOUR and str(forward.reason) in telling:
+        return forward
+    return backward
 
 
 def _in_call_order(graph: Graph) -> Iterator[Layer]:

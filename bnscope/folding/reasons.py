@@ -42,6 +42,14 @@ class Reason(StrEnum):
         "axis-mismatch",
         "BN normalizes another axis than the one along which the layer before has its filters.",
     )
+    PADDING = (
+        "padding",
+        "Zeros are padded between the two, which the shift of BN would have to pass too.",
+    )
+    NEGATIVE_SCALE = (
+        "negative-scale",
+        "Max pooling lies between, and a channel with a negative scale would turn into min.",
+    )
     BAKED_TRAINING = (
         "baked-training",
         "`training=True` is written into the call, so it uses the statistics of each batch.",

@@ -1,24 +1,35 @@
-"""The patterns: which layers can take up a Batch Normalization, and how. One file a family."""
+"""The families of layers: who takes up a Batch Normalization, and who hands it on. A file each."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from functools import cache
+from typing import TypeVar
 
-from bnscope.folding.patterns.base import Pattern
+from bnscope.folding.patterns.base import Family, Passing, Pattern
 from bnscope.graph.model import Call
+
+T = TypeVar("T", bound=Family)
 
 
 @cache
-def all_patterns() -> tuple[Pattern, ...]:
-    """One instance of each pattern in this package, by name."""
+def all_patterns() -> tuple[Passing | Pattern, ...]:
+    """One instance of each family in this package, by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    classes = sorted(Pattern.__subclasses__(), key=lambda cls: cls.__name__)
+    classes: list[type[Passing | Pattern]] = [*_families(Pattern), *_families(Passing)]
+    classes.sort(key=lambda cls: cls.__name__)
     return tuple(cls() for cls in classes)
 
 
-def pattern_for(call: Call) -> Pattern | None:
-    """The pattern whose family a call's layer belongs to; None if there is none."""
-    return next((pattern for pattern in all_patterns() if pattern.match(call)), None)
+def family_for(call: Call) -> Passing | Pattern | None:
+    """The family that a call's layer belongs to; None if there is none."""
+    return next((family for family in all_patterns() if family.match(call)), None)
+
+
+def _families(cls: type[T]) -> Iterator[type[T]]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _families(sub)

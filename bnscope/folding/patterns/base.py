@@ -1,19 +1,24 @@
-r"""What a pattern is: BN folded backward into the layer before it.
+r"""What a family of layers does for a Batch Normalization behind or before it.
 
-At inference BN is, for each channel c, y = a·x + b with
+At inference BN is y = a·x + b, with
 
     a = gamma / sqrt(moving_variance + epsilon)        b = beta - moving_mean·a
 
-and the layer before computes x = W*h + d per output channel, so
+Backward, a layer with weights computes x = W*h + d per output channel, so
 
-    y = (a·W)*h + (a·d + b)        W' = a·W,  d' = a·d + b
+    a·x + b = (a·W)*h + (a·d + b)        W' = a·W,  d' = a·d + b
 
-All in float64, rounded once to the dtype of the variable.
+Forward, the layer behind computes z = W*y + d per input channel, so
+
+    z = (W·a)*x + (d + sum W·b)          W' = W·a,  d' = d + sum W·b
+
+Layers between hand a and b on, as arrays over the tensor (`affine.py`). All in float64, rounded
+once to the dtype of the variable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -21,30 +26,27 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from bnscope.bn import Array, ScaleShift, scale_and_shift
+from bnscope.bn import Array, ScaleShift
+from bnscope.folding.affine import Affine
 from bnscope.folding.reasons import Reason, Refusal
-from bnscope.graph import batchnorm, kinds
-from bnscope.graph.model import Call, Layer
-from bnscope.rewriting.edits import DropLayer, Edit, SetConfig, TransformWeights, Weights
+from bnscope.graph import kinds
+from bnscope.graph.model import Call, Layer, Tensor
+from bnscope.rewriting.edits import Edit, SetConfig, TransformWeights, Weights
 
 Example = Callable[[Any], Any]
+Values = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A place where a BN layer could be folded.
+class Demand:
+    """What is to be done to a tensor, so that a BN layer can be taken out."""
 
-    Args:
-        batch_norm: one of the calls of the BN layer.
-        producer: the call of the layer before it.
-    """
-
-    batch_norm: Call
-    producer: Call
+    tensor: Tensor
+    affine: Affine
 
 
-class Pattern:
-    """One family of layers that can take up a BN layer behind them.
+class Family:
+    """One family of layers.
 
     The static methods `folds_*` and `refuses_*` are its examples: given the module `keras`,
     they return a model whose BN layers are all folded, or whose last one is kept for the
@@ -52,42 +54,13 @@ class Pattern:
 
     Attributes:
         kinds: the kinds of layers.
-        kernel: the variable that is scaled along the output channels.
     """
 
     kinds: ClassVar[frozenset[str]]
-    kernel: ClassVar[str] = "kernel"
 
     def match(self, call: Call) -> bool:
         """Whether a call is of a layer of this family."""
         return call.kind in self.kinds
-
-    def check(self, site: Site) -> Refusal | None:
-        """Why BN cannot be folded into a layer of this family; None if it can."""
-        return refuse_axis(site)
-
-    def rewrite(self, site: Site) -> tuple[Edit, ...]:
-        """The edits that fold BN into the layer."""
-        into = site.producer.layer.path
-        fold = partial(self.fold, site.batch_norm.layer)
-        return (
-            SetConfig(into, {"use_bias": True}),
-            TransformWeights(into, fold),
-            DropLayer(site.batch_norm.layer.path),
-        )
-
-    def scaled(self, kernel: npt.NDArray[Any], scale: Array) -> Array:
-        """The kernel with each output channel scaled, float64; channels are its last axis."""
-        return times(kernel, scale)
-
-    def fold(self, batch_norm: Layer, weights: Weights) -> Weights:
-        """The kernel and the bias with BN folded in."""
-        scale, shift = read(batch_norm)
-        bias = times(weights.get("bias", np.zeros_like(shift)), scale)
-        return {
-            self.kernel: self.scaled(weights[self.kernel], scale),
-            "bias": bias + shift,
-        }
 
     @classmethod
     def examples(cls, prefix: str) -> dict[str, Example]:
@@ -97,54 +70,198 @@ class Pattern:
         }
 
 
-def read(batch_norm: Layer) -> ScaleShift:
-    """The scale and shift of a BN layer, read now."""
-    state = batchnorm.state(batch_norm)
-    if state is None:  # the plan refuses such a layer
-        raise LookupError(f"{batch_norm.path} has no statistics")
-    return scale_and_shift(state)
+class Passing(Family):
+    """A family that hands a scale and shift on, unchanged itself."""
+
+    def back(self, call: Call, affine: Affine) -> tuple[Demand, ...] | Refusal:
+        """What must be done to the inputs, so that `affine` is done to the output."""
+        raise NotImplementedError
+
+    def ahead(self, call: Call, given: Mapping[int, Affine]) -> Affine | Refusal:
+        """What must be done to the output where it was to be done to inputs.
+
+        Args:
+            call: the call.
+            given: affines by the index of the input tensor.
+        """
+        del given
+        return not_passed(call)
 
 
-def times(values: npt.NDArray[Any], scale: Array) -> Array:
+class Pattern(Family):
+    """A family of layers with weights, which can take up BN behind or before them.
+
+    Attributes:
+        kernel: the variable that is scaled.
+    """
+
+    kernel: ClassVar[str] = "kernel"
+
+    def check(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each output channel, or why BN behind cannot be taken up."""
+        return per_channel(call, affine)
+
+    def edits(self, layer: Layer, values: ScaleShift) -> tuple[Edit, ...]:
+        """The edits that take up a scale and shift of the output."""
+        fold = partial(self.fold, values)
+        return (
+            SetConfig(layer.path, {"use_bias": True}),
+            TransformWeights(layer.path, fold),
+        )
+
+    def fold(self, values: ScaleShift, weights: Weights) -> Weights:
+        """The kernel and the bias with a scale and shift of the output taken up."""
+        scale, shift = values
+        bias = times(weights.get("bias", np.zeros_like(shift)), scale)
+        return {
+            self.kernel: self.scaled(weights[self.kernel], scale),
+            "bias": bias + shift,
+        }
+
+    def scaled(self, kernel: Values, scale: Array) -> Array:
+        """The kernel with each output channel scaled, float64; channels are its last axis."""
+        return times(kernel, scale)
+
+    def check_ahead(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each input channel, or why BN before cannot be taken up."""
+        del affine
+        return not_taken(call)
+
+    def edits_ahead(self, layer: Layer, values: ScaleShift) -> tuple[Edit, ...]:
+        """The edits that take up a scale and shift of the input."""
+        fold = partial(self.fold_ahead, layer, values)
+        change = {"use_bias": True} if values.shift.any() else {}
+        return (SetConfig(layer.path, change), TransformWeights(layer.path, fold))
+
+    def fold_ahead(self, layer: Layer, values: ScaleShift, weights: Weights) -> Weights:
+        """The kernel and the bias with a scale and shift of the input taken up."""
+        kernel, added = self.scaled_ahead(layer, np.asarray(weights[self.kernel]), values)
+        bias = weights.get("bias")
+        if bias is None and not values.shift.any():
+            return {self.kernel: kernel}
+        return {self.kernel: kernel, "bias": added + (0.0 if bias is None else bias)}
+
+    def scaled_ahead(
+        self, layer: Layer, kernel: Values, values: ScaleShift
+    ) -> tuple[Array, Array]:
+        """The kernel with each input channel scaled, and what the shift adds to the bias."""
+        raise NotImplementedError
+
+
+def times(values: Values, scale: Array) -> Array:
     """`values · scale` in float64, as a new array."""
     product: Array = np.multiply(values, scale, dtype=np.float64)
     return product
 
 
-def refuse_axis(site: Site) -> Refusal | None:
-    """Refuses a BN layer over another axis than the layer's output channels."""
-    rank = site.producer.outputs[0].rank or kinds.tensor_rank(site.producer.kind)
-    axis = batchnorm.channel_axis(site.batch_norm.layer, rank)
-    wanted = kinds.output_channel_axis(site.producer)
-    if axis is not None and axis == wanted:
-        return None
-    # Where neither is known from the front, both may count from the back: `axis=-1`, Dense.
-    if rank is None and wanted is None and batchnorm.axis(site.batch_norm.layer) == -1:
-        return None
-    written = site.batch_norm.config.get("axis", -1)
+def per_channel(
+    call: Call, affine: Affine, size: int | None = None
+) -> ScaleShift | Refusal:
+    """The scale and shift of each channel of a layer's output, or of its input.
+
+    Args:
+        call: the call of the layer.
+        affine: what is to be done to the tensor.
+        size: the number of channels; None for that of the output.
+    """
+    axis = channel_axis(call)
+    shape = call.outputs[0].shape
+    known = size or (shape[axis] if shape is not None and len(shape) >= -axis else None)
+    values = affine.vectors(axis, known)
+    return axis_mismatch(call, affine, axis) if values is None else values
+
+
+def channel_axis(call: Call) -> int:
+    """The channel axis of a layer with weights, counted from the right."""
+    rank = kinds.spatial_rank(call.kind)
+    if rank is None or not kinds.is_channels_first(call.config):
+        return -1
+    return -1 - rank
+
+
+def axis_mismatch(call: Call, affine: Affine, axis: int) -> Refusal:
+    """The refusal of a scale and shift along another axis than the channels'."""
+    rank = call.outputs[0].rank or kinds.tensor_rank(call.kind) or 0
+    along = " and ".join(str(found + rank) for found in affine.varies_along)
     return Refusal(
         Reason.AXIS_MISMATCH,
-        f"It normalizes axis {written}, and the channels of "
-        f"{kinds.describe(site.producer)} are on axis {'unknown' if wanted is None else wanted}.",
+        f"Its scale and shift vary along axis {along or 'unknown'}, and the channels of "
+        f"{kinds.describe(call)} are on axis {axis + rank}.",
     )
 
 
-def refuse_misplaced_bias(site: Site) -> Refusal | None:
+def not_passed(call: Call) -> Refusal:
+    """The refusal of a layer that hands nothing on."""
+    return Refusal(
+        Reason.NO_LINEAR_NEIGHBOUR,
+        f"A scale and shift do not pass {kinds.describe(call)}.",
+    )
+
+
+def not_taken(call: Call) -> Refusal:
+    """The refusal of a layer that can take nothing up."""
+    return Refusal(
+        Reason.NO_LINEAR_NEIGHBOUR,
+        f"{kinds.describe(call)} feeds it, which cannot take it up.",
+    )
+
+
+def refuse_misplaced_bias(call: Call, channels: int) -> Refusal | None:
     """Refuses `channels_first` where TensorFlow may add the bias along the wrong axis.
 
     Keras hands the sum of output and bias to `tf.nn.bias_add` and decides by the lengths of
     the axes which is the channels' (keras/src/backend/tensorflow/numpy.py, `add`).
     """
-    if not kinds.is_channels_first(site.producer.config):
+    if not kinds.is_channels_first(call.config):
         return None
-    shape = site.producer.outputs[0].shape
-    channels = batchnorm.channels(site.batch_norm.layer)
+    shape = call.outputs[0].shape
     last = None if shape is None else shape[-1]
-    if last is not None and channels is not None and last != channels:
+    if last is not None and last != channels:
         return None
-    length = "may be" if last is None or channels is None else "is"
+    length = "may be" if last is None else "is"
     return Refusal(
         Reason.BACKEND_BIAS,
-        f"The last axis of the output of {kinds.describe(site.producer)} {length} as long as "
-        "its channel axis, and there Keras on TensorFlow adds a bias along the wrong one.",
+        f"The last axis of the output of {kinds.describe(call)} {length} as long as its "
+        "channel axis, and there Keras on TensorFlow adds a bias along the wrong one.",
     )
+
+
+def refuse_padding(call: Call, affine: Affine) -> Refusal | None:
+    """Refuses a shift before a kernel that also sees the zeros of padding."""
+    if affine.is_shift_free or not sees_padding(call):
+        return None
+    return Refusal(
+        Reason.PADDING,
+        f"{kinds.describe(call)} pads with zeros, which a shift would have to pass too.",
+    )
+
+
+def sees_padding(call: Call) -> bool:
+    """Whether a convolution's kernel reaches over the edge of its input, as far as known."""
+    padding = call.config.get("padding", "valid")
+    rank = kinds.spatial_rank(call.kind) or 1
+    kernel = as_tuple(call.config.get("kernel_size", 1), rank)
+    if padding == "valid" or all(size == 1 for size in kernel):
+        return False
+    shape = call.inputs[0].shape
+    if padding != "same" or shape is None:
+        return True
+    first = kinds.is_channels_first(call.config)
+    space = shape[2:] if first else shape[1:-1]
+    strides = as_tuple(call.config.get("strides", 1), rank)
+    dilation = as_tuple(call.config.get("dilation_rate", 1), rank)
+    return any(
+        size is None or _padded(size, k, s, d)
+        for size, k, s, d in zip(space, kernel, strides, dilation, strict=True)
+    )
+
+
+def _padded(size: int, kernel: int, stride: int, dilation: int) -> bool:
+    reach = (kernel - 1) * dilation + 1
+    outputs = -(-size // stride)
+    return (outputs - 1) * stride + reach > size
+
+
+def as_tuple(value: Any, count: int) -> tuple[int, ...]:
+    """A size for each spatial axis."""
+    return (value,) * count if isinstance(value, int) else tuple(value)

@@ -4,24 +4,54 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from bnscope.bn import Array, ScaleShift
+from bnscope.folding.affine import Affine
 from bnscope.folding.patterns.base import (
     Pattern,
-    Site,
-    refuse_axis,
+    Values,
+    channel_axis,
+    per_channel,
     refuse_misplaced_bias,
+    refuse_padding,
+    times,
 )
-from bnscope.folding.reasons import Refusal
+from bnscope.folding.reasons import Reason, Refusal
 from bnscope.graph import kinds
+from bnscope.graph.model import Call, Layer
 
 
 class ConvPattern(Pattern):
-    """Into a convolution: the kernel is (k…, in / groups, out), so out is its last axis."""
+    """Into a convolution: the kernel is (k…, in / groups, out), so out is its last axis.
+
+    Forward, the inputs of group g are those of its outputs, in order.
+    """
 
     kinds = kinds.CONV
 
-    def check(self, site: Site) -> Refusal | None:
-        """Why BN cannot be folded into the convolution; None if it can."""
-        return refuse_axis(site) or refuse_misplaced_bias(site)
+    def check(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each output channel, or why it is refused."""
+        values = per_channel(call, affine)
+        return checked_bias(call, values)
+
+    def check_ahead(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each input channel, or why it is refused."""
+        return check_input(call, affine)
+
+    def scaled_ahead(
+        self, layer: Layer, kernel: Values, values: ScaleShift
+    ) -> tuple[Array, Array]:
+        """The kernel with each input channel scaled, and what the shift adds to the bias."""
+        groups = int(layer.config.get("groups", 1))
+        inputs, outputs = kernel.shape[-2:]
+        # (in / groups, out): the value of each input of the group an output belongs to
+        scale, shift = (
+            np.repeat(value.reshape(groups, inputs), outputs // groups, 0).T
+            for value in values
+        )
+        space = tuple(range(kernel.ndim - 1))
+        return times(kernel, scale), times(kernel, shift).sum(space)
 
     @staticmethod
     def folds_conv1d_causal(keras: Any) -> Any:  # noqa: D102
@@ -92,3 +122,62 @@ class ConvPattern(Pattern):
                 keras.layers.BatchNormalization(),
             ]
         )
+
+    @staticmethod
+    def folds_before_conv2d(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((6, 7, 4)),
+                keras.layers.ReLU(),
+                keras.layers.BatchNormalization(),
+                keras.layers.Conv2D(6, 3, groups=2, strides=2, use_bias=False),
+            ]
+        )
+
+    @staticmethod
+    def folds_before_pointwise(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((6, 7, 4)),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dropout(0.5),
+                keras.layers.Conv2D(5, 1, padding="same", activation="relu"),
+            ]
+        )
+
+    @staticmethod
+    def refuses_padding(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.BatchNormalization(),
+                keras.layers.Conv2D(4, 3, padding="same"),
+            ]
+        )
+
+
+def check_input(call: Call, affine: Affine) -> ScaleShift | Refusal:
+    """The scale and shift of each input channel of a convolution, or why it is refused."""
+    size = input_channels(call)
+    if size is None:
+        return Refusal(Reason.OPAQUE_GRAPH, "How many channels it has is not known.")
+    values = per_channel(call, affine, size)
+    refusal = refuse_padding(call, affine)
+    if refusal is not None and not isinstance(values, Refusal):
+        return refusal
+    return values if affine.is_shift_free else checked_bias(call, values)
+
+
+def checked_bias(call: Call, values: ScaleShift | Refusal) -> ScaleShift | Refusal:
+    """The values, unless the bias that they need would be misplaced."""
+    if isinstance(values, Refusal):
+        return values
+    shape = call.outputs[0].shape
+    size = values.shift.size if shape is None else (shape[channel_axis(call)] or -1)
+    return refuse_misplaced_bias(call, size) or values
+
+
+def input_channels(call: Call) -> int | None:
+    """The number of channels that a call is given."""
+    shape = call.inputs[0].shape
+    return None if shape is None else shape[channel_axis(call)]

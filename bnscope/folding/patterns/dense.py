@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from bnscope.folding.patterns.base import Pattern
+import numpy as np
+
+from bnscope.bn import Array, ScaleShift
+from bnscope.folding.affine import Affine
+from bnscope.folding.patterns.base import Pattern, Values, times
+from bnscope.folding.patterns.conv import check_input
+from bnscope.folding.reasons import Refusal
 from bnscope.graph import kinds
+from bnscope.graph.model import Call, Layer
 
 
 class DensePattern(Pattern):
     """Into a dense layer: the kernel is (in, out), and out is the tensor's last axis."""
 
     kinds = kinds.DENSE
+
+    def check_ahead(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each input feature, or why it is refused."""
+        return check_input(call, affine)
+
+    def scaled_ahead(
+        self, layer: Layer, kernel: Values, values: ScaleShift
+    ) -> tuple[Array, Array]:
+        """The kernel with each input feature scaled, and what the shift adds to the bias."""
+        del layer
+        scale, shift = (value[:, np.newaxis] for value in values)
+        return times(kernel, scale), times(kernel, shift).sum(0)
 
     @staticmethod
     def folds_dense(keras: Any) -> Any:  # noqa: D102
@@ -51,5 +70,15 @@ class DensePattern(Pattern):
                 keras.Input((7,)),
                 keras.layers.Dense(5, activation="tanh"),
                 keras.layers.BatchNormalization(),
+            ]
+        )
+
+    @staticmethod
+    def folds_before_dense(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((5, 7)),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dense(4, use_bias=False, activation="tanh"),
             ]
         )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 
-from bnscope.bn import Array
-from bnscope.folding.patterns.base import (
-    Pattern,
-    Site,
-    refuse_axis,
-    refuse_misplaced_bias,
-    times,
-)
+from bnscope.bn import Array, ScaleShift
+from bnscope.folding.affine import Affine
+from bnscope.folding.patterns.base import Pattern, Values, per_channel, times
+from bnscope.folding.patterns.conv import check_input, checked_bias
 from bnscope.folding.reasons import Refusal
 from bnscope.graph import kinds
+from bnscope.graph.model import Call, Layer
 
 
 class DepthwisePattern(Pattern):
@@ -23,13 +20,26 @@ class DepthwisePattern(Pattern):
 
     kinds = kinds.DEPTHWISE_CONV
 
-    def check(self, site: Site) -> Refusal | None:
-        """Why BN cannot be folded into the convolution; None if it can."""
-        return refuse_axis(site) or refuse_misplaced_bias(site)
+    def check(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each output channel, or why it is refused."""
+        return checked_bias(call, per_channel(call, affine))
 
-    def scaled(self, kernel: npt.NDArray[Any], scale: Array) -> Array:
+    def scaled(self, kernel: Values, scale: Array) -> Array:
         """The kernel with each output channel scaled: its last two axes, in order."""
         return times(kernel, scale.reshape(kernel.shape[-2:]))
+
+    def check_ahead(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each input channel, or why it is refused."""
+        return check_input(call, affine)
+
+    def scaled_ahead(
+        self, layer: Layer, kernel: Values, values: ScaleShift
+    ) -> tuple[Array, Array]:
+        """The kernel with each input channel scaled, and what the shift adds to the bias."""
+        del layer
+        scale, shift = (value[:, np.newaxis] for value in values)
+        space = tuple(range(kernel.ndim - 2))
+        return times(kernel, scale), times(kernel, shift).sum(space).reshape(-1)
 
     @staticmethod
     def folds_depthwise_conv1d(keras: Any) -> Any:  # noqa: D102
