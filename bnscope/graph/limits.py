@@ -1,6 +1,7 @@
 """How much a file may ask for. Files come from strangers: each of these ends in a clear error.
 
-Together they hold `lint`, `inspect` and `fold --dry-run` of any file to 10 s and 500 MB, and
+Together they hold `lint`, `inspect` and `fold --dry-run` to 10 s and 500 MB but for a damaged HDF5
+structure that keeps HDF5 itself busy and names that share one long text (docs/security.md), and
 each is several times what the largest models known need (some 20,000 layers).
 """
 

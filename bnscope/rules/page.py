@@ -94,6 +94,7 @@ def _body(function: Callable[[Any], Any]) -> str:
     lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("def ")) + 1
     body = textwrap.dedent("\n".join(lines[start:]))
+    body = re.sub(r"  # (type: ignore|noqa).*", "", body)  # no reader needs them
     return re.sub(r"^return (?!model$)", "model = ", body, flags=re.MULTILINE).removesuffix(
         "\nreturn model"
     )
