@@ -155,7 +155,8 @@ def _facts(row: BatchNormRow) -> list[list[str]]:
 def _verdict_cells(verdict: Verdict) -> list[str]:
     if verdict.folded:
         through = f" through {', '.join(verdict.through)}" if verdict.through else ""
-        return [verdict.layer, "folded", f"{verdict.into}{through}"]
+        behind = ", behind it" if verdict.direction == "forward" else ""
+        return [verdict.layer, "folded", f"{', '.join(verdict.layers)}{behind}{through}"]
     return [verdict.layer, "kept", f"{verdict.reason}: {verdict.detail}"]
 
 

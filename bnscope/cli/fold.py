@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands[Parser]) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("fold", help="fold BN into the layers before it")
+    parser = commands.add_parser("fold", help="fold BN into the layers around it")
     parser.add_argument("path", metavar="FILE", help=".keras or .h5")
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write: .keras, or .h5"

@@ -1,4 +1,4 @@
-"""Folding: Batch Normalization is taken up by the layers before it, and proved right."""
+"""Folding: Batch Normalization is taken up by the layers around it, and proved right."""
 
 from __future__ import annotations
 

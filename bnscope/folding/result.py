@@ -91,7 +91,7 @@ def fold(
     verify_data: Any = None,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> FoldResult:
-    """Folds Batch Normalization into the layers before it, in a new model.
+    """Folds Batch Normalization into the layers before or behind it, in a new model.
 
     Args:
         model_or_path: a built Sequential or Functional `keras.Model`, or the path of a saved
