@@ -22,6 +22,8 @@ from bnscope.graph import batchnorm, kinds
 from bnscope.graph.model import Call, Graph, Layer
 from bnscope.rewriting.edits import DropLayer, Edit, Step
 
+# Of a tensor that numpy can hold.
+_MOST_AXES = 32
 # Stands for a number of channels that a file does not tell.
 _UNKNOWN_CHANNELS = 5
 
@@ -206,26 +208,29 @@ class _Planner:
         if axis is None:
             return Refusal(
                 Reason.AXIS_MISMATCH,
-                f"It normalizes axis {layer.config.get('axis', -1)} of a tensor whose rank "
-                "is not known.",
+                f"It normalizes axis {layer.config.get('axis', -1)} of a tensor that is not "
+                "known to have it.",
             )
         if layer.path in self.composed:
             return Affine.per_channel(self.composed[layer.path], axis)
         shape = tensor.shape
         size = None if shape is None or len(shape) < -axis else shape[axis]
-        return Affine.per_channel(_values(layer, size), axis)
+        values = _values(layer, size)
+        if not values.scale.size:
+            return Refusal(Reason.INVALID_STATISTICS, "It has no channels.")
+        return Affine.per_channel(values, axis)
 
     def axis(self, call: Call) -> int | None:
-        """The channel axis, counted from the right."""
+        """The channel axis, counted from the right; None where that is not known."""
         axis = batchnorm.axis(call.layer)
-        if axis is None or axis < 0:
-            return axis
-        tensor = normalized(call)
-        producer = self.graph.producer(tensor)
-        rank = tensor.rank
-        if rank is None and producer is not None:
-            rank = kinds.tensor_rank(producer.kind)
-        return None if rank is None else axis - rank
+        if axis is not None and axis >= 0:
+            tensor = normalized(call)
+            producer = self.graph.producer(tensor)
+            rank = tensor.rank
+            if rank is None and producer is not None:
+                rank = kinds.tensor_rank(producer.kind)
+            axis = None if rank is None else axis - rank
+        return axis if axis is not None and -_MOST_AXES <= axis < 0 else None
 
     def finish(self, layer: Layer, way: Way | Refusal, *, ahead: bool) -> Verdict:
         """The verdict; what a fold changes is kept in mind."""
