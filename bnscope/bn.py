@@ -178,7 +178,7 @@ def recovery_error(
 
 def initial_share(momentum: float, updates: int) -> float:
     """The share of a moving value that is still its initial value: `m**updates`."""
-    return float(momentum**updates)
+    return float(momentum**updates) if abs(momentum) <= 1.0 else float("inf")
 
 
 def is_cold(share: float) -> bool:

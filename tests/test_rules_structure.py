@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -156,6 +158,21 @@ def test_penalties_on_gamma_and_beta():
     (finding,) = bnscope.lint(chain(bn), select="BN205")
     assert finding.data == {"gamma": 1e-3, "beta": 0.01}
     assert not found(chain(BN(gamma_regularizer="l2", trainable=False)), "BN205")
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, float("nan"), 10**400, "much", None])
+def test_a_factor_that_is_no_penalty_is_passed_over(factor, tmp_path):
+    model = json.loads(chain(BN(name="bn", gamma_regularizer="l2")).to_json())
+    bn = model["config"]["layers"][-1]["config"]
+    bn["gamma_regularizer"]["config"]["l2"] = factor
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    assert not found(tmp_path / "model.json", "BN205")
+
+
+def test_a_momentum_out_of_range_has_no_effective_momentum():
+    model = chain(layers.TimeDistributed(BN(momentum=1.5)), shape=(10_000, 4))
+    (finding,) = bnscope.lint(model, select="BN110")
+    assert "1.5**T" in finding.message
 
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16"])

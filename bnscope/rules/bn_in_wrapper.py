@@ -54,7 +54,7 @@ class TimeDistributedBn(Rule):
         steps = _steps(context, wrapper)
         momentum = batchnorm.momentum(layer)
         effect = f"momentum {momentum:g} acts as {momentum:g}**T"
-        if steps is not None:
+        if steps is not None and 0.0 <= momentum <= 1.0:
             effect = (
                 f"with {steps} steps momentum {momentum:g} acts as {momentum**steps:.3g}"
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bnscope.graph.batchnorm import is_frozen
+from bnscope.graph.batchnorm import as_float, is_frozen
 from bnscope.graph.model import Layer
 from bnscope.rewriting.edits import Edit, SetConfig
 from bnscope.rules.base import Context, Problem, Rule, Severity
@@ -105,5 +106,5 @@ def _l2(regularizer: object) -> float:
     if isinstance(regularizer, str):
         return 0.01 if regularizer.lower() == "l2" else 0.0  # Keras's default
     config = regularizer.get("config") if isinstance(regularizer, Mapping) else None
-    value = config.get("l2") if isinstance(config, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    value = as_float(config.get("l2"), 0.0) if isinstance(config, Mapping) else 0.0
+    return value if value > 0 and math.isfinite(value) else 0.0
