@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import tempfile
 
 import keras
 import numpy as np
@@ -61,6 +63,17 @@ def test_bn_after_activation_speaks_only_when_it_is_selected():
     assert "BN107" not in {finding.code for finding in bnscope.lint(model)}
 
 
+@pytest.mark.parametrize(
+    "name", ["gelu", "silu", "tanh", "sigmoid", "leaky_relu", "elu", "selu", "softplus"]
+)
+def test_bn_behind_an_activation_that_is_an_operation(name):
+    inputs = keras.Input((8,))
+    x = getattr(keras.activations, name)(layers.Dense(4)(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(BN(name="bn")(x)))
+    assert found(model, "BN107") == [("bn", "info")]
+    assert found_in_json(model, "BN107") == [("bn", "info")]
+
+
 def test_a_shared_bn_counts_the_calls_of_the_models_around_it():
     inner = chain(layers.Dense(4, use_bias=False), BN(name="bn"), layers.ReLU())
     outer_input = keras.Input((8,))
@@ -72,6 +85,70 @@ def test_a_shared_bn_counts_the_calls_of_the_models_around_it():
     assert severity == "info"
     inner.trainable = False
     assert not found(model, "BN109")
+
+
+def shared(model):
+    """What BN109 says of a model, which must be the same live and saved."""
+    live = found(model, "BN109")
+    assert live == found_in_json(model, "BN109")
+    return [severity for _, severity in live]
+
+
+def found_in_json(model, code):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.json"
+        path.write_text(model.to_json(), encoding="utf-8")
+        return found(path, code)
+
+
+def test_a_shared_tower_may_begin_with_bn():
+    tower = chain(BN(), layers.Dense(4))
+    left, right = keras.Input((8,)), keras.Input((8,))
+    model = keras.Model([left, right], layers.Add()([tower(left), tower(right)]))
+    assert shared(model) == ["info"]
+
+
+def test_a_head_shared_by_different_towers_is_not_siamese():
+    head, bn = layers.Dense(4, use_bias=False), BN()
+    inputs = keras.Input((8,))
+    levels = [bn(head(layers.Dense(5)(inputs))) for _ in range(2)]
+    assert shared(keras.Model(inputs, layers.Add()(levels))) == ["warning"]
+
+
+def test_a_block_called_on_its_own_output_is_not_siamese():
+    dense, bn = layers.Dense(4, use_bias=False), BN()
+    x = inputs = keras.Input((4,))
+    for _ in range(2):
+        x = bn(dense(x))
+    assert shared(keras.Model(inputs, layers.ReLU()(x))) == ["warning"]
+
+
+def test_a_bn_at_two_scales_of_one_trunk_is_not_siamese():
+    bn = BN()
+    inputs = keras.Input((8, 8, 3))
+    trunk = layers.Conv2D(4, 3, use_bias=False)(inputs)
+    ends = [layers.Flatten()(bn(x)) for x in (trunk, layers.MaxPooling2D(2)(trunk))]
+    assert shared(keras.Model(inputs, layers.Concatenate()(ends))) == ["warning"]
+
+
+def test_a_shared_wrapper_shares_the_bn_inside():
+    steps = layers.TimeDistributed(BN(name="bn"), name="steps")
+    inputs = keras.Input((5, 8))
+    parts = [steps(layers.Dense(4, use_bias=False)(inputs)) for _ in range(2)]
+    model = keras.Model(inputs, layers.Add()(parts))
+    assert shared(model) == ["warning"]
+    steps.trainable = False
+    assert shared(model) == []
+
+
+def test_a_functional_subclass_is_read_by_its_nodes():
+    class Siamese(keras.Model):
+        pass
+
+    bn = BN(name="bn")
+    inputs = keras.Input((8,))
+    outputs = layers.Add()([bn(layers.Dense(4)(inputs)) for _ in range(2)])
+    assert found(Siamese(inputs, outputs), "BN109") == [("bn", "warning")]
 
 
 def test_a_bn_of_one_call_is_not_shared_whatever_else_was_built_with_it():
@@ -135,6 +212,39 @@ def test_a_gamma_is_useless_only_if_all_that_follows_can_scale():
     assert not found(chain(BN(), layers.Activation("tanh"), layers.Dense(2)), "BN113")
     assert not found(chain(BN(), layers.ReLU(max_value=6.0), layers.Dense(2)), "BN113")
     assert not found(chain(BN(), layers.ReLU()), "BN113")
+
+
+def test_a_gamma_is_useless_only_over_the_axis_that_is_mixed_behind():
+    def conv(data_format):
+        return layers.Conv2D(2, 3, data_format=data_format)
+
+    assert not found(chain(BN(axis=1), layers.Dense(2), shape=(7, 5)), "BN113")
+    assert found(chain(BN(axis=2), layers.Dense(2), shape=(7, 5)), "BN113")
+    assert found(
+        chain(BN(axis=1), layers.Flatten(), layers.Dense(2), shape=(7, 5)), "BN113"
+    )
+    first = chain(BN(axis=1), layers.ReLU(), conv("channels_first"), shape=(3, 8, 8))
+    assert found(first, "BN113")
+    assert found_in_json(first, "BN113") == found(first, "BN113")
+    assert not found(chain(BN(axis=3), conv("channels_first"), shape=(3, 8, 8)), "BN113")
+    pooled = chain(BN(), layers.GlobalAveragePooling2D(), layers.Dense(2), shape=(8, 8, 3))
+    assert found(pooled, "BN113")
+
+
+def test_a_gamma_is_left_out_only_while_it_is_one(randomized):
+    model = chain(
+        layers.Dense(4, use_bias=False), BN(name="bn"), layers.ReLU(), layers.Dense(2)
+    )
+    bn = model.get_layer("bn")
+    bn.moving_mean.assign([0.3, -0.2, 0.1, 1.0])
+    bn.beta.assign([0.3, -0.2, 0.1, 1.0])
+    result = bnscope.fix(model, select="BN113", unsafe=True)
+    assert [fix.code for fix in result.applied] == ["BN113"]
+    assert result.model.layers[1].gamma is None
+    x = np.random.default_rng(1).normal(size=(5, 8)).astype("float32")
+    np.testing.assert_allclose(result.model(x), model(x), rtol=1e-5, atol=1e-6)
+    (finding,) = bnscope.lint(randomized(model), select="BN113")
+    assert finding.fix is None
 
 
 def test_epsilons():

@@ -29,7 +29,9 @@ DENSE = frozenset({"Dense"})
 CONVOLUTIONS = CONV | DEPTHWISE_CONV | SEPARABLE_CONV | CONV_TRANSPOSE
 # Layers that are linear but for an activation of their own.
 LINEAR = CONVOLUTIONS | DENSE | {"EinsumDense"}
-RECURRENT = frozenset({"LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM2D"})
+RECURRENT = frozenset({"LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"}) | _by_rank(
+    "ConvLSTM*D"
+)
 
 # Multiplicative noise in training, identity at inference.
 MULTIPLICATIVE_NOISE = frozenset({"Dropout", "GaussianDropout", "AlphaDropout"}) | _by_rank(
@@ -115,6 +117,8 @@ def is_linear(layer: Layer) -> bool:
 
 def is_relu(call: Call) -> bool:
     """Whether a call clips at zero: ReLU as a layer, an operation or an activation."""
+    if call.kind == "ReLU" and call.config.get("negative_slope"):
+        return False  # a leaky one
     return call.kind in RELU or (
         call.kind == "Activation" and activation_name(call.config) in {"relu", "relu6"}
     )

@@ -9,7 +9,29 @@ from bnscope.graph import kinds
 from bnscope.graph.model import Call
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
-_ACTIVATIONS = kinds.RELU | {"LeakyReLU", "PReLU", "ELU", "Softmax"}
+_OPERATIONS = {
+    "Celu",
+    "Elu",
+    "Gelu",
+    "HardSigmoid",
+    "HardSilu",
+    "HardTanh",
+    "LeakyRelu",
+    "LogSigmoid",
+    "LogSoftmax",
+    "Selu",
+    "Sigmoid",
+    "Silu",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+}
+_ACTIVATIONS = (
+    kinds.RELU
+    | {"LeakyReLU", "PReLU", "ELU", "Softmax"}
+    | {f"ops.{name}" for name in _OPERATIONS}
+)
 
 
 class BnAfterActivation(Rule):

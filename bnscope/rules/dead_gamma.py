@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from bnscope.bn import DEAD_GAMMA, BatchNormState
-from bnscope.rules.base import Severity, StateProblem, StateRule, channel_list
+from bnscope.rules.base import (
+    Context,
+    Problem,
+    Severity,
+    StateProblem,
+    StateRule,
+    channel_list,
+)
+from bnscope.rules.regularized_affine import l1_factor
 
 
 class DeadGamma(StateRule):
@@ -26,7 +35,7 @@ class DeadGamma(StateRule):
 
     ## When it is quiet
     All gammas zero while the statistics are the initial ones: a zero initializer that has not
-    been trained yet (BN201 looks at that). Who prunes with L1 on gamma ignores this rule.
+    been trained yet (BN201 looks at that). An L1 penalty on gamma, which prunes on purpose.
 
     ## References
     - Liu et al. 2017, <https://arxiv.org/abs/1708.06519>
@@ -39,6 +48,13 @@ class DeadGamma(StateRule):
 
     LARGEST_DEAD_GAMMA = DEAD_GAMMA
     LARGEST_SHARE = 0.1
+
+    def check(self, context: Context) -> Iterator[Problem]:
+        """Yields what it finds in layers that are not pruned on purpose."""
+        for found in super().check(context):
+            config = context.graph.layer(found.layer).config
+            if not l1_factor(config.get("gamma_regularizer")):
+                yield found
 
     def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:
         """The channels whose gamma is nearly zero, if they are many."""
@@ -88,6 +104,21 @@ class DeadGamma(StateRule):
             ]
         )
         bn.gamma.assign([0.8, 1e-3, 0.2, -1.2])
+        bn.moving_mean.assign([0.3, 0.1, -0.2, 0.0])
+        return model
+
+    @staticmethod
+    def good_pruned_on_purpose(keras: Any) -> Any:  # noqa: D102
+        bn = keras.layers.BatchNormalization(gamma_regularizer="l1")
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(4, use_bias=False),
+                bn,
+                keras.layers.ReLU(),
+            ]
+        )
+        bn.gamma.assign([0.8, 1e-7, 0.0, -1.2])
         bn.moving_mean.assign([0.3, 0.1, -0.2, 0.0])
         return model
 

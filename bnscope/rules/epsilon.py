@@ -49,9 +49,15 @@ class Epsilon(Rule):
         if not known:
             return
         counts = Counter(epsilon(layer) for layer in known)
-        (usual, count), *_ = counts.most_common(1)
+        # Where two are as frequent the default is the usual one, whatever comes first.
+        usual, count = max(
+            counts.items(), key=lambda item: (item[1], self._is_known(item[0]))
+        )
         for layer in known:
             yield from self._judge(layer, usual, count)
+
+    def _is_known(self, value: float) -> bool:
+        return value in {self.KERAS_EPSILON, self.APPLICATIONS_EPSILON}
 
     def _judge(self, layer: Layer, usual: float, count: int) -> Iterator[Problem]:
         value = epsilon(layer)
@@ -65,7 +71,7 @@ class Epsilon(Rule):
                 else f"epsilon={value:g} protects nothing.",
                 data=data,
             )
-        elif value not in {usual, self.KERAS_EPSILON, self.APPLICATIONS_EPSILON}:
+        elif value != usual and not self._is_known(value):
             yield Problem(
                 layer.path,
                 f"epsilon={value:g}, while {count} other BN "

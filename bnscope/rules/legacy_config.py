@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnscope.graph import batchnorm
+from bnscope.graph.limits import MAX_RANK
 from bnscope.graph.model import Layer
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
-_GONE = ("fused", "virtual_batch_size", "adjustment", "mode")
+_GONE = ("fused", "virtual_batch_size", "adjustment", "mode", "gamma_init", "beta_init")
+_MOST_AXES = 8
 
 
 class LegacyConfig(Rule):
@@ -17,18 +19,20 @@ class LegacyConfig(Rule):
 
     ## What it does
     Finds BN layers in files whose `axis` is a list, that have the arguments `fused`,
-    `virtual_batch_size`, `adjustment` or `mode`, or a class name of TensorFlow 1.
+    `virtual_batch_size`, `adjustment`, `mode`, `gamma_init` or `beta_init`, or a class name of
+    TensorFlow 1.
 
     ## Why is this bad
-    Keras 3 has none of these; `from_config` raises, so the model cannot be loaded, or only by
-    the legacy `.h5` path, which drops some of them silently.
+    Keras 3 has none of these. It refuses the arguments whatever their value, in `.keras` and in
+    `.h5` files, so the model cannot be loaded; `axis` as a list it takes from `.h5` files only.
 
     ## What to do
     Load the model with the version that wrote it (`tf_keras` for Keras 2) and save it again,
-    or edit the configuration: `axis` as a number, the others left out.
+    or edit the configuration: `axis` as a number, the others left out. There is no fix, since
+    a fix would have to load the model.
 
     ## When it is quiet
-    Live models, which cannot hold such a configuration; arguments that are there but empty.
+    Live models, which cannot hold such a configuration.
 
     ## References
     - <https://github.com/keras-team/tf-keras>
@@ -75,10 +79,23 @@ class LegacyConfig(Rule):
         )
 
 
+def _is_plain(axis: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list of axes is short enough to be shown."""
+    return len(axis) <= _MOST_AXES and all(
+        isinstance(item, int) and abs(item) < MAX_RANK for item in axis
+    )
+
+
 def _legacy(layer: Layer) -> Iterator[str]:
-    if isinstance(layer.config.get("axis"), (list, tuple)):
-        yield f"axis={list(layer.config['axis'])}"
-    yield from (f"{key}={layer.config[key]}" for key in _GONE if layer.config.get(key))
+    axis = layer.config.get("axis")
+    if isinstance(axis, (list, tuple)):
+        yield f"axis={list(axis)}" if _is_plain(axis) else "axis as a list"
+    for key in _GONE:
+        if key in layer.config:
+            value = layer.config[key]
+            # Texts and numbers of a file have any length.
+            scalar = value is None or isinstance(value, bool)
+            yield f"{key}={value}" if scalar else key
     if layer.kind in batchnorm.KINDS and layer.kind not in {
         "BatchNormalization",
         "SyncBatchNormalization",

@@ -114,7 +114,7 @@ def _lost(context: Context, call: Call) -> tuple[Call | None, Call | None]:
             return None, None
         if _makes(current):
             return dropper, current
-        if current.kind in _DROPPERS or current.kind.startswith("ops."):
+        if _drops(current):
             dropper = current
     return None, None
 
@@ -129,6 +129,11 @@ def _makes(call: Call) -> bool:
     return call.kind == "Masking" or (
         call.kind == "Embedding" and bool(call.config.get("mask_zero"))
     )
+
+
+def _drops(call: Call) -> bool:
+    operation = call.kind.startswith("ops.") and call.kind not in kinds.IDENTITY
+    return operation or call.kind in _DROPPERS
 
 
 def _uses_up(call: Call) -> bool:

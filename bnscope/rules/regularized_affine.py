@@ -26,8 +26,9 @@ class RegularizedAffine(Rule):
     of whole channels to zero; common training recipes leave them out.
 
     ## What to do
-    Remove the regularizer from gamma and beta. The outputs of the model stay the same; the
-    training loss loses the penalty, which is why this is no safe fix.
+    Remove L2 from the regularizers of gamma and beta. The outputs of the model stay the same;
+    the training loss loses the penalty, which is why this is no safe fix. Of `L1L2` the fix
+    leaves the L1 part.
 
     ## When it is quiet
     L1 on gamma, which prunes channels on purpose; frozen layers.
@@ -57,9 +58,10 @@ class RegularizedAffine(Rule):
                 )
 
     def repair(self, context: Context, layer: str) -> tuple[Edit, ...]:
-        """Removes the penalties."""
+        """Removes the L2 penalties."""
+        config = context.graph.layer(layer).config
         found = _penalties(context.graph.layer(layer))
-        return (SetConfig(layer, dict.fromkeys(found)),)
+        return (SetConfig(layer, {key: _without_l2(config[key]) for key in found}),)
 
     @staticmethod
     def bad_l2(keras: Any) -> Any:  # noqa: D102
@@ -105,6 +107,24 @@ def _l2(regularizer: object) -> float:
     """The factor of L2 in a saved regularizer; 0 if there is none."""
     if isinstance(regularizer, str):
         return 0.01 if regularizer.lower() == "l2" else 0.0  # Keras's default
+    return _factor(regularizer, "l2")
+
+
+def l1_factor(regularizer: object) -> float:
+    """The factor of L1 in a saved regularizer; 0 if there is none."""
+    if isinstance(regularizer, str):
+        return 0.01 if regularizer.lower() == "l1" else 0.0
+    return _factor(regularizer, "l1")
+
+
+def _factor(regularizer: object, name: str) -> float:
     config = regularizer.get("config") if isinstance(regularizer, Mapping) else None
-    value = as_float(config.get("l2"), 0.0) if isinstance(config, Mapping) else 0.0
-    return value if value > 0 and math.isfinite(value) else 0.0
+    value = as_float(config.get(name), 0.0) if isinstance(config, Mapping) else 0.0
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def _without_l2(regularizer: object) -> Mapping[str, Any] | None:
+    """What is left of a saved regularizer once its L2 part is gone; None for nothing."""
+    if not isinstance(regularizer, Mapping) or not l1_factor(regularizer):
+        return None
+    return {**regularizer, "config": {**regularizer["config"], "l2": 0.0}}

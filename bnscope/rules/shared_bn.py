@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bnscope.graph.batchnorm import is_frozen
-from bnscope.graph.model import Call
+from bnscope.graph import kinds
+from bnscope.graph.batchnorm import is_batch_norm
+from bnscope.graph.model import Call, Graph, Layer
 from bnscope.rules.base import Context, Problem, Rule, Severity
 
 
@@ -14,8 +15,8 @@ class SharedBn(Rule):
     """One Batch Normalization layer is called on several tensors.
 
     ## What it does
-    Finds BN layers that the model calls more than once, counting the calls of the models
-    they are nested in.
+    Finds BN layers that the model calls more than once, counting the calls of the models and
+    wrappers they are nested in.
 
     ## Why is this bad
     Each call normalizes with the statistics of its own input in training, and all of them
@@ -27,8 +28,9 @@ class SharedBn(Rule):
     Give each place a BN layer of its own; the other layers may stay shared.
 
     ## When it is quiet
-    Frozen layers. Info where the layer before is shared in the same way (a siamese tower):
-    then the inputs are usually alike.
+    Frozen layers. Info in a siamese tower, where everything before is shared in the same way:
+    then the inputs are usually alike. A head that is shared by different towers is none, nor a
+    block that is called on its own output.
 
     ## References
     - <https://github.com/keras-team/keras/issues/11927>
@@ -42,9 +44,10 @@ class SharedBn(Rule):
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
         for layer in context.batch_norms:
-            calls = context.graph.calls_of(layer)
-            if len(calls) > 1 and not is_frozen(layer):
-                siamese = _has_shared_producer(context, calls)
+            around = tuple(context.graph.around(layer))
+            calls = _calls(context.graph, (layer, *around))
+            if len(calls) > 1 and all(each.trainable for each in (layer, *around)):
+                siamese = _is_siamese(context.graph, calls)
                 yield Problem(
                     layer.path,
                     f"is called {len(calls)} times: in training each call has statistics of "
@@ -85,8 +88,44 @@ class SharedBn(Rule):
         return keras.Model(inputs, keras.layers.Multiply()(parts))
 
 
-def _has_shared_producer(context: Context, calls: tuple[Call, ...]) -> bool:
-    """Whether one layer feeds all calls, each by a call of its own."""
-    producers = [context.graph.producer(call.inputs[0]) for call in calls if call.inputs]
-    layers = {None if producer is None else producer.layer.path for producer in producers}
-    return len(layers) == 1 and None not in layers and len(set(producers)) == len(calls)
+def _calls(graph: Graph, layers: tuple[Layer, ...]) -> tuple[Call, ...]:
+    """The calls of the first of these layers that the graph calls itself."""
+    return next((calls for layer in layers if (calls := graph.calls_of(layer))), ())
+
+
+def _is_siamese(graph: Graph, calls: tuple[Call, ...]) -> bool:
+    """Whether all that comes before is shared too, each call having an input of its own."""
+    sources = [call.inputs[0] for call in calls if call.inputs]
+    producers = {
+        None if producer is None else producer.layer.path
+        for producer in map(graph.producer, sources)
+    }
+    if len(producers) != 1 or len({source.index for source in sources}) != len(calls):
+        return False
+    first = _learned_before(graph, calls[0])
+    return all(_learned_before(graph, call) == first for call in calls[1:])
+
+
+def _learned_before(graph: Graph, call: Call) -> frozenset[str]:
+    """The layers with weights that a call depends on."""
+    found = set()
+    stack, seen = [call], {call.index}
+    while stack:
+        for before in graph.predecessors(stack.pop()):
+            if before.index in seen:
+                continue
+            seen.add(before.index)
+            stack.append(before)
+            if _has_weights(before.layer):
+                found.add(before.layer.path)
+    return frozenset(found)
+
+
+def _has_weights(layer: Layer) -> bool:
+    # Not by the variables: of other layers than BN no file is asked for them.
+    return (
+        layer.kind in kinds.LINEAR | kinds.RECURRENT | {"Embedding"}
+        or is_batch_norm(layer)
+        or bool(layer.children)
+        or layer.is_custom
+    )
