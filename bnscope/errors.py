@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Keras puts whole configurations into its messages.
+_LONGEST_LINE = 200
+
 
 class BnscopeError(Exception):
     """An input that cannot be used: what happened, and what to do about it.
@@ -39,3 +42,10 @@ class VerificationError(BnscopeError):
 
 class SettingsError(BnscopeError):
     """A setting, an option or a file of settings that cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not empty, cut, without its full stop."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    text = next((line for line in lines if line), type(error).__name__)
+    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "..."

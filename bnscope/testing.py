@@ -9,11 +9,9 @@ from typing import Any
 from bnscope.errors import BnscopeError
 from bnscope.linting import Report, lint
 from bnscope.printing import printable
-from bnscope.rules.base import Severity
+from bnscope.rules.base import LEVELS, Severity
 
 __all__ = ["NotAnalysedWarning", "assert_clean"]
-
-_LEVELS = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 
 class NotAnalysedWarning(UserWarning):
@@ -59,9 +57,9 @@ def assert_clean(
 
 
 def _level(fail_on: str) -> Severity:
-    if fail_on not in _LEVELS:
+    if fail_on not in LEVELS:
         raise BnscopeError(
             f"There is no severity {fail_on!r}.",
-            f"Use {', '.join(_LEVELS[:-1])} or {_LEVELS[-1]}.",
+            f"Use {', '.join(LEVELS[:-1])} or {LEVELS[-1]}.",
         )
     return Severity(fail_on)

@@ -499,3 +499,15 @@ def test_the_documentation_lists_every_reason_and_every_kind_of_layer():
         kind for kind in shown if kind.startswith(("Convolution", "SeparableConvolution"))
     }
     assert [kind for kind in sorted(shown - aliases) if f"`{kind}`" not in page] == []
+
+
+def test_shapes_that_contradict_each_other_are_a_reason_and_no_crash(tmp_path):
+    inputs = keras.Input((4,))
+    parts = [layers.Dense(3, name="one")(inputs), layers.Dense(3, name="other")(inputs)]
+    model = keras.Model(inputs, BN(name="bn")(layers.Concatenate(name="join")(parts)))
+    config = model.to_json()
+    for wrong in ("[null, 5]", "[null, 2, 6]"):
+        path = tmp_path / "model.json"
+        path.write_text(config.replace("[null, 6]", wrong))
+        (found,) = make_plan(archive.read(path)).verdicts
+        assert found.folded or found.detail

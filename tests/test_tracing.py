@@ -446,3 +446,9 @@ def test_the_layers_of_the_monitor_and_of_rewriting_are_not_traced():
         layer.path for layer in live.read(model).layers
     }
     assert not live.read(model).traced
+
+
+def test_no_fix_is_promised_where_nothing_can_be_made_again():
+    report = bnscope.lint(built(Network(), 8, 8, 3), select="BN101")
+    assert report.findings
+    assert {finding.fix for finding in report} == {None}

@@ -124,21 +124,10 @@ def _same(path: Path, source: str) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes beside and moves into place; pipes and devices are written as they are."""
-    import shutil
-    import tempfile
+    from bnscope.writing import replace_text
 
-    target = path.resolve()  # a link stays one
     try:
-        if target.exists() and not target.is_file():
-            path.write_text(text, encoding="utf-8")
-            return
-        with tempfile.TemporaryDirectory(prefix=".bnscope-", dir=target.parent) as folder:
-            beside = Path(folder) / target.name
-            beside.write_text(text, encoding="utf-8")
-            if target.exists():
-                shutil.copymode(target, beside)
-            beside.replace(target)
+        replace_text(path, text)
     except OSError as error:
         raise BnscopeError(
             f"{path} cannot be written: {error.strerror or error}.",

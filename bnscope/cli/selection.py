@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from bnscope.linting.settings import LayerIgnore, Settings
     from bnscope.rules.base import Severity
 
-_SEVERITIES = ("error", "warning", "info")
-
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which rules run, and where settings come from."""
@@ -121,12 +119,12 @@ def _layer_ignore(text: str) -> LayerIgnore:
 
 def _severities(texts: Sequence[str]) -> dict[str, Severity]:
     from bnscope.linting.settings import split_codes
-    from bnscope.rules.base import Severity
+    from bnscope.rules.base import LEVELS, Severity
 
     found = {}
     for text in texts:
         codes, _, level = text.partition("=")
-        if not split_codes(codes) or level not in _SEVERITIES:
+        if not split_codes(codes) or level not in LEVELS:
             raise SettingsError(
                 f"--severity {text!r} is no severity of a rule.",
                 "Expected CODES=LEVEL with the level error, warning or info: BN106=info.",

@@ -20,7 +20,7 @@ from bnscope.graph.model import Shape
 
 # Elements of the largest tensor whose elements are followed one by one.
 MOST_ELEMENTS = 1 << 25
-# Stands for a size that is not known; no layer is as long.
+# Stands for a size that is not known.
 _UNKNOWN = 7
 Indices = npt.NDArray[np.int64]
 Move = Callable[[Indices], Indices]
@@ -93,17 +93,6 @@ class Affine:
             return None
         return ScaleShift(*(np.array(np.broadcast_to(part, length)) for part in parts))
 
-    def then(self, scale: Any, shift: Any) -> Affine:
-        """This, and after it `scale · y + shift`."""
-        return Affine(
-            np.multiply(self.scale, scale, dtype=np.float64),
-            np.add(np.multiply(self.shift, scale), shift, dtype=np.float64),
-        ).aligned()
-
-    def without_shift(self) -> Affine:
-        """The scale alone."""
-        return Affine(self.scale, np.zeros((1,) * self.rank))
-
     def harmless(self) -> Affine:
         """One that varies likewise, but passes maxima and zeros."""
         return Affine(np.abs(self.scale), np.zeros((1,) * self.rank))
@@ -115,11 +104,7 @@ class Affine:
     def aligned(self) -> Affine:
         """The same, with scale and shift of one rank."""
         rank = max(self.scale.ndim, self.shift.ndim)
-        parts = [
-            values.reshape((1,) * (rank - values.ndim) + values.shape)
-            for values in (self.scale, self.shift)
-        ]
-        return Affine(*parts)
+        return self.mapped(lambda values: _aligned(values, rank))
 
     def mapped(self, function: Callable[[Array], Array]) -> Affine:
         """A function of arrays applied to scale and shift."""
@@ -149,10 +134,6 @@ class Affine:
             if -axis > len(sizes) or sizes[axis] == 1:
                 return None
         return self.mapped(lambda values: _cut_to(values, len(sizes)))
-
-    def tight(self) -> Affine:
-        """The same, with size 1 along each axis on which nothing varies; NaN is anything."""
-        return self.mapped(_tight)
 
     def before_move(self, shape: Shape, move: Move) -> Affine | None:
         """What must be done before elements are moved, so that this comes out behind.

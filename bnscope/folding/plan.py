@@ -5,7 +5,7 @@ No Keras is needed and no kernel is read; only the statistics of BN are, to refu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -177,7 +177,7 @@ class _Planner:
                 return _kept(layer, affine)
             demands.append((call, Demand(normalized(call), affine)))
         refuse = partial(refuse_producer, self.graph)
-        way = way_back(self.graph, demands, gone=self.folds, refuse=refuse)
+        way = _sound(lambda: way_back(self.graph, demands, gone=self.folds, refuse=refuse))
         return self.finish(layer, way, ahead=False)
 
     def forward(self, layer: Layer, kept: Verdict) -> Verdict:
@@ -190,12 +190,8 @@ class _Planner:
             if isinstance(affine, Refusal):
                 return kept
             demands.append(Demand(call.outputs[0], affine))
-        way = way_ahead(
-            self.graph,
-            demands,
-            gone=self.folds,
-            refuse=partial(refuse_consumer, self.graph),
-        )
+        refuse = partial(refuse_consumer, self.graph)
+        way = _sound(lambda: way_ahead(self.graph, demands, gone=self.folds, refuse=refuse))
         if isinstance(way, Way) and not way.takes:
             return kept  # nothing uses it
         verdict = self.finish(layer, way, ahead=True)
@@ -269,6 +265,17 @@ class _Planner:
         own = self.composed.get(path) or _values(take.call.layer, take.values.scale.size)
         scale, shift = take.values
         self.composed[path] = ScaleShift(own.scale * scale, own.shift * scale + shift)
+
+
+def _sound(walk: Callable[[], Way | Refusal]) -> Way | Refusal:
+    """The result of a walk; a damaged file may contradict itself about shapes."""
+    try:
+        return walk()
+    except ValueError:  # numpy's word for shapes that do not fit each other
+        return Refusal(
+            Reason.OPAQUE_GRAPH,
+            "The shapes around it do not fit each other; is it damaged?",
+        )
 
 
 def _values(layer: Layer, size: int | None) -> ScaleShift:

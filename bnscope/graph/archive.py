@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 import h5py
 
-from bnscope.errors import BnscopeError, UnreadableModelError
+from bnscope.errors import BnscopeError, UnreadableModelError, first_line
 from bnscope.graph import hdf5, optimizers
 from bnscope.graph.build import ModelSpec, build
 from bnscope.graph.config import NoWeights, parse
@@ -40,7 +41,9 @@ _ZIP_MAGIC = b"PK"
 _MAX_MESSAGE = 500
 
 
-def read(path: str | Path, config_path: str | Path | None = None) -> Graph:
+def read(
+    path: str | os.PathLike[str], config_path: str | os.PathLike[str] | None = None
+) -> Graph:
     """The graph of a saved model.
 
     Args:
@@ -92,28 +95,18 @@ def _one_kind_of_error(path: Path) -> Iterator[None]:
         # HDF5's own errors carry no number.
         hint = _SAVE_AGAIN if error.errno is None else "Check the path and its permissions."
         raise UnreadableModelError(
-            f"{path} cannot be read: {error.strerror or _first_line(error)}.", hint
+            f"{path} cannot be read: {error.strerror or first_line(error)}.", hint
         ) from error
     except Exception as error:
         # Parsers of damaged data fail in many ways; none of them is the caller's fault.
         raise UnreadableModelError(
-            f"{path} cannot be understood: {_first_line(error)}.", _SAVE_AGAIN
+            f"{path} cannot be understood: {first_line(error)}.", _SAVE_AGAIN
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _read_config(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return _json(file.read(MAX_CONFIG + 1), path)
-    except OSError as error:
-        raise UnreadableModelError(
-            f"{path} cannot be read: {error.strerror or _first_line(error)}.",
-            "Expected what `model.to_json()` writes.",
-        ) from None
+    with _one_kind_of_error(path), open_regular(path) as file:
+        return _json(file.read(MAX_CONFIG + 1), path)
 
 
 def _read(path: Path, file: BinaryIO, config: Any = None) -> Graph:
@@ -158,7 +151,7 @@ def _json(text: bytes | bytearray | str, path: Path) -> Any:
         ) from None
     except ValueError as error:
         raise UnreadableModelError(
-            f"The configuration in {path} is not valid JSON: {_first_line(error)}.",
+            f"The configuration in {path} is not valid JSON: {first_line(error)}.",
             _SAVE_AGAIN,
         ) from None
 

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from bnscope.errors import first_line
+
 
 class UntraceableError(Exception):
     """Why a call could not be followed."""
@@ -161,11 +163,7 @@ def overrides_call(model: Any) -> bool:
 def _reason(error: Exception) -> str:
     if "KerasTensor" in str(error) and "boolean" in str(error):
         return "its `call` decides by the values of a tensor"
-    return f"a symbolic call fails ({type(error).__name__}: {_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return f"a symbolic call fails ({type(error).__name__}: {first_line(error)})"
 
 
 def _symbolic(shape: Any, dtype: str) -> Any:

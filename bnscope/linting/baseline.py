@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnscope.errors import SettingsError
+from bnscope.linting.discovery import is_remote
 from bnscope.linting.findings import Report
+from bnscope.writing import replace_text
 
 VERSION = 1
 _WRITE = "Write it with --write-baseline."
@@ -91,12 +91,12 @@ class Baseline:
         return Comparison(tuple(kept), accepted, tuple(stale))
 
     def _is_gone(self, file: str) -> bool:
-        return "://" not in file and not (self.path.parent / file).exists()
+        return not is_remote(file) and not (self.path.parent / file).exists()
 
 
 def key(path: str, baseline: str | os.PathLike[str]) -> str:
     """How a baseline names a file: relative to the baseline's folder, with slashes."""
-    if "://" in path:
+    if is_remote(path):
         return path
     try:
         name = os.path.relpath(path, Path(baseline).parent)
@@ -129,7 +129,7 @@ def write(path: str | os.PathLike[str], reports: Sequence[Report]) -> int:
         files.setdefault(file, {}).setdefault(code, []).append(layer)
     text = json.dumps({"version": VERSION, "files": files}, indent=2, ensure_ascii=False)
     try:
-        _replace(target.resolve(), text + "\n")
+        replace_text(target, text + "\n")
     except OSError as error:
         raise SettingsError(
             f"{target} cannot be written: {error.strerror or error}.",
@@ -154,15 +154,6 @@ def check_target(path: str | os.PathLike[str]) -> Path:
             f"The directory {target.parent} does not exist.", "Create it first."
         )
     return target
-
-
-def _replace(target: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(prefix=".bnscope-", dir=target.parent) as folder:
-        beside = Path(folder) / target.name
-        beside.write_text(text, encoding="utf-8")
-        if target.exists():
-            shutil.copymode(target, beside)
-        beside.replace(target)
 
 
 def _document(path: Path) -> Any:

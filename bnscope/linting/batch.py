@@ -93,7 +93,7 @@ def cores() -> int:
 
 def is_parallel(source: Source) -> bool:
     """Whether another process may read it; connections to remote places stay in this one."""
-    return source.error is None and "://" not in source.path
+    return source.error is None and not discovery.is_remote(source.path)
 
 
 def lint_source(linter: Linter, source: Source) -> Linted | None:

@@ -11,11 +11,10 @@ from typing import Any
 from bnscope.errors import BnscopeError, SettingsError, UnknownCodeError
 from bnscope.linting.settings import LayerIgnore, Settings
 from bnscope.rules import matching
-from bnscope.rules.base import Severity
+from bnscope.rules.base import LEVELS, Severity
 
 FILE = "pyproject.toml"
 _TABLE = "tool.bnscope"
-_SEVERITIES = ("error", "warning", "info")
 _ENTRY_KEYS = ("layer", "rules", "reason")
 _KINDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number"}
 _KINDS |= {list: "a list", dict: "a table"}
@@ -233,8 +232,8 @@ class _Reader:
         }
 
     def _level(self, key: str, value: Any) -> Severity:
-        if value not in _SEVERITIES:
-            close = "" if not isinstance(value, str) else _did_you_mean(value, _SEVERITIES)
+        if value not in LEVELS:
+            close = "" if not isinstance(value, str) else _did_you_mean(value, LEVELS)
             raise self._wrong(key, '"error", "warning" or "info"', value, hint=close)
         return Severity(value)
 

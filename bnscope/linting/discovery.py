@@ -45,6 +45,11 @@ class Source:
     config: str | None = None
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
 def discover(paths: Iterable[str]) -> list[Source]:
     """The files that paths name, each once, in the order of the arguments.
 
@@ -55,7 +60,7 @@ def discover(paths: Iterable[str]) -> list[Source]:
     sources: dict[str, Source] = {}
     for path in paths:
         for source in _sources(path):
-            key = source.path if "://" in source.path else os.path.realpath(source.path)
+            key = source.path if is_remote(source.path) else os.path.realpath(source.path)
             known = sources.get(key, source)
             better = source if known.found else known
             origins = dict.fromkeys((*known.origins, *source.origins))
@@ -64,7 +69,7 @@ def discover(paths: Iterable[str]) -> list[Source]:
 
 
 def _sources(path: str) -> Iterator[Source]:
-    if "://" in path:
+    if is_remote(path):
         yield from _remote(path)
     elif os.path.isdir(path):  # noqa: PTH112
         yield from _searched(path)
@@ -236,7 +241,7 @@ def is_foreign(path: str, *, failed: bool) -> bool:
         failed: whether it was read in vain; else only a look at the start of JSON is taken.
     """
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    if suffix == ".json" and "://" not in path:
+    if suffix == ".json" and not is_remote(path):
         return _is_foreign_json(path, failed=failed)
     return failed and suffix in {".h5", ".hdf5"} and _is_foreign_hdf5(path)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnscope.graph import read
 from bnscope.graph.model import Graph
+from bnscope.linting.discovery import is_remote
 from bnscope.linting.findings import Finding, Report
 from bnscope.linting.settings import Settings, selected
 from bnscope.linting.suppression import Suppression
@@ -96,18 +97,18 @@ class Linter:
         if not isinstance(model_or_path, (str, os.PathLike)):
             return self.lint_graph(read(model_or_path, config))
         path = os.fspath(model_or_path)
-        if "://" not in path:
+        if not is_remote(path):
             return self.lint_graph(read(path, config), path)
         from bnscope.linting import remote
 
-        return self.lint_graph(remote.read(path), path)
+        return self.lint_graph(remote.read(path, config), path)
 
     def lint_graph(self, graph: Graph, path: str | None = None) -> Linted:
         """Lints a graph; `path` is what the report is called."""
         context = Context(graph)
         order = {layer.path: index for index, layer in enumerate(graph.layers)}
         found = [
-            self._finding(rule, problem)
+            self._finding(rule, problem, graph)
             for rule in self.rules
             for problem in rule.check(context)
         ]
@@ -127,7 +128,11 @@ class Linter:
         )
         return Linted(report, frozenset(used), quiet)
 
-    def _finding(self, rule: Rule, problem: Problem) -> Finding:
+    def _finding(self, rule: Rule, problem: Problem, graph: Graph) -> Finding:
+        fix = rule.fix if problem.fix == THE_RULES_OWN else problem.fix
+        # What a `call` of the user's does cannot be made again with changes.
+        if graph.has_layer(problem.layer) and graph.is_traced(graph.layer(problem.layer)):
+            fix = None
         return Finding(
             code=rule.code,
             name=rule.name,
@@ -135,7 +140,7 @@ class Linter:
             message=problem.message,
             layer=problem.layer,
             related=problem.related,
-            fix=rule.fix if problem.fix == THE_RULES_OWN else problem.fix,
+            fix=fix,
             data=problem.data,
         )
 

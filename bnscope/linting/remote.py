@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -11,9 +12,6 @@ from bnscope.errors import BnscopeError, UnreadableModelError
 from bnscope.graph import archive
 from bnscope.graph.model import Graph
 
-# Two letters at least: `C:` is a drive.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::[^:/]+)*://")
-
 
 class Listing(NamedTuple):
     """What a URL names: one file, or the files in a folder or of a pattern."""
@@ -22,13 +20,12 @@ class Listing(NamedTuple):
     one: bool
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL."""
-    return _URL.match(path) is not None
-
-
-def read(url: str) -> Graph:
+def read(url: str, config: str | os.PathLike[str] | None = None) -> Graph:
     """The graph of a saved model at a URL, copied to a temporary folder while it is read.
+
+    Args:
+        url: where the file lies.
+        config: the JSON of `model.to_json()`, here on the disk, for a file with only weights.
 
     Raises:
         UnreadableModelError: if it cannot be copied, is damaged or no Keras model.
@@ -43,7 +40,7 @@ def read(url: str) -> Graph:
         except Exception as error:  # each file system has errors of its own
             raise _failed(url, error) from error
         try:
-            return archive.read(copy)
+            return archive.read(copy, config)
         except BnscopeError as error:
             raise UnreadableModelError(
                 error.message.replace(str(copy), url), error.hint

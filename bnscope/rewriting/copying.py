@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnscope.errors import UnsupportedModelError
+from bnscope.errors import UnsupportedModelError, first_line
 from bnscope.graph import kinds, live
 from bnscope.rewriting.edits import Weights
-
-# Keras puts whole configurations into its messages.
-_LONGEST_LINE = 200
 
 
 def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
@@ -142,13 +139,6 @@ def to_numpy(variable: Any) -> npt.NDArray[Any]:
     import keras
 
     return np.asarray(keras.ops.convert_to_numpy(variable))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not empty, without its full stop."""
-    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
-    text = next((line for line in lines if line), type(error).__name__)
-    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "..."
 
 
 def _costly_initializers(layer: Any, config: Mapping[str, Any]) -> list[str]:

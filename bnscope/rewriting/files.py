@@ -18,10 +18,11 @@ from bnscope.errors import (
     OutputExistsError,
     UnsupportedModelError,
     VerificationError,
+    first_line,
 )
 from bnscope.graph import archive
 from bnscope.graph.model import Graph
-from bnscope.rewriting.copying import all_layers, first_line, is_users_function, to_numpy
+from bnscope.rewriting.copying import all_layers, is_users_function, to_numpy
 from bnscope.rewriting.structure import custom_classes
 from bnscope.rewriting.verify import Verifier
 

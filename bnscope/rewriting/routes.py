@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bnscope.errors import VerificationError
+from bnscope.errors import VerificationError, first_line
 from bnscope.rewriting.comparison import Outputs, Verification, compare_outputs
-from bnscope.rewriting.copying import first_line
 from bnscope.rewriting.running import collect_outputs, numpy_batch, tensor_batch
 from bnscope.rewriting.verify import Verifier
 

@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnscope.errors import VerificationError
+from bnscope.errors import VerificationError, first_line
 from bnscope.graph import kinds, live
-from bnscope.rewriting.copying import (
-    all_layers,
-    first_line,
-    state_variables,
-    to_numpy,
-)
+from bnscope.rewriting.copying import all_layers, state_variables, to_numpy
 from bnscope.rewriting.inputs import Batch, numpy_dtype
 
 Array = npt.NDArray[Any]

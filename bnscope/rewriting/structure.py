@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bnscope.errors import UnsupportedModelError
+from bnscope.graph.tracing import overrides_call
 
 REBUILDABLE = "Build it with keras.Sequential or the functional API."
 
@@ -27,7 +28,7 @@ def check_rebuildable(model: Any) -> None:
             f'"{model.name}" is not built, so it has no weights.',
             "Call it on data, or give it a keras.Input, first.",
         )
-    if _overrides_call(model):
+    if overrides_call(model):
         raise UnsupportedModelError(
             f'"{model.name}" ({kind}) has a `call` of its own, so its graph does not say '
             "what it computes.",
@@ -63,9 +64,3 @@ def is_functional(layer: Any) -> bool:
     import keras
 
     return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
-
-
-def _overrides_call(model: Any) -> bool:
-    """Whether a user's class, not Keras, says what a call of this model does."""
-    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    return not owner.__module__.startswith("keras.")

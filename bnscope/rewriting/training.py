@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnscope.rewriting.copying import first_line, to_numpy
+from bnscope.errors import first_line
+from bnscope.rewriting.copying import to_numpy
 
 _AVERAGES = "_model_variables_moving_average"
 _NO_SLOTS = frozenset({"_variables", "_trainable_variables"})

@@ -36,6 +36,8 @@ class Severity(StrEnum):
         return self.rank <= other.rank
 
 
+# Those that a finding can have, the worst first.
+LEVELS = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 # In the place of a problem's fix: that of its rule.
 THE_RULES_OWN = "rule"
 

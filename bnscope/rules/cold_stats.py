@@ -36,7 +36,7 @@ class ColdStats(Rule):
     training data.
 
     ## When it is quiet
-    Frozen layers; statistics that are proved warm by their smallest variance; statistics that
+    Frozen layers; files that do not hold the momentum; statistics that are proved warm by their smallest variance; statistics that
     were never updated at all (BN301). `compile` sets the count back to 0, so a model that was
     fine-tuned looks colder than it is: it is only a note where a layer is frozen, or where some
     variance is smaller than training from scratch could have made it. It is also only a note at
@@ -139,6 +139,7 @@ def _is_candidate(context: Context, layer: Layer) -> bool:
     state = context.state(layer)
     return (
         state is not None
+        and layer.config_known
         and not state.has_initial_statistics
         and not is_frozen(layer)
         and 0.0 < momentum(layer) < 1.0

@@ -131,5 +131,4 @@ class DeadGamma(StateRule):
 
 
 def _is_untrained(state: BatchNormState) -> bool:
-    initial = np.all(state.moving_mean == 0) and np.all(state.moving_variance == 1)
-    return bool(initial and not np.any(state.gamma))
+    return state.has_initial_statistics and not np.any(state.gamma)

@@ -14,7 +14,7 @@ from bnscope.graph import kinds
 from bnscope.graph.model import Call
 
 
-class PoolingFamily(Passing):
+class AveragingFamily(Passing):
     """Through what mixes places of one channel with weights that sum to 1.
 
     Such an average of a·x + b is a times the average plus b, where a and b do not vary over
@@ -36,14 +36,14 @@ class PoolingFamily(Passing):
 
     def back(self, call: Call, affine: Affine) -> tuple[Demand, ...] | Refusal:
         """The same for each channel of the input."""
-        axes, keeps = _mixed(call)
+        axes, keeps = mixed_axes(call)
         found = unmixed(affine, axes, keeps=keeps) if axes else None
         return not_passed(call) if found is None else (Demand(call.inputs[0], found),)
 
     def ahead(self, call: Call, given: Mapping[int, Affine]) -> Affine | Refusal:
         """The same for each channel of the output."""
         affine = given[call.inputs[0].index]
-        axes, keeps = _mixed(call)
+        axes, keeps = mixed_axes(call)
         found = mixed(affine, axes, keeps=keeps) if axes else None
         return not_passed(call) if found is None else found
 
@@ -82,7 +82,7 @@ class PoolingFamily(Passing):
         )
 
 
-def _mixed(call: Call) -> tuple[tuple[int, ...], bool]:
+def mixed_axes(call: Call) -> tuple[tuple[int, ...], bool]:
     """The axes that are mixed, counted from the right of the input; whether they stay."""
     rank = call.inputs[0].rank
     if call.kind in {"ops.Mean", "ops.Max"}:
@@ -95,9 +95,6 @@ def _mixed(call: Call) -> tuple[tuple[int, ...], bool]:
     axes = tuple(range(-spatial - last, -last))
     keeps = not call.kind.startswith("Global") or bool(call.config.get("keepdims"))
     return axes, keeps
-
-
-mixed_axes = _mixed
 
 
 def reduced_axes(call: Call) -> tuple[int, ...]:

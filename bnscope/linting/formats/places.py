@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
+from bnscope.linting.discovery import is_remote
 from bnscope.linting.findings import Finding, Report
 from bnscope.linting.formats.common import numbered
 from bnscope.printing import printable
-
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 def uri(report: Report) -> str:
@@ -25,14 +23,14 @@ def uri(report: Report) -> str:
     """
     if report.live:
         return ""
-    if _URL.match(report.path):
+    if is_remote(report.path):
         return quote(report.path, safe="/:@%+,=")
     return _uri(report.path, os.getcwd())  # noqa: PTH109  a text, as a key
 
 
 def place(report: Report) -> str:
     """The file as consumers show it: relative, with forward slashes; or a model's name."""
-    if report.live or _URL.match(report.path):
+    if report.live or is_remote(report.path):
         return printable(report.path)
     return _place(report.path, os.getcwd())  # noqa: PTH109  a text, as a key
 
