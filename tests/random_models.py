@@ -40,6 +40,19 @@ def randomize(model, rng):
             layer.bias.assign(rng.normal(0.0, 1.0, layer.bias.shape))
 
 
+def compare(model, other, seed):
+    """Compares independently of bnscope's own verification."""
+    x = np.random.default_rng(seed).normal(size=(4, *model.input_shape[1:]))
+    pairs = zip(outputs(model, x), outputs(other, x), strict=True)
+    for one, two in pairs:
+        assert np.abs(one - two).max() <= 1e-5 * max(np.abs(one).max(), 1e-30), seed
+
+
+def outputs(model, x):
+    found = keras.tree.flatten(model(x.astype("float32"), training=False))
+    return [keras.ops.convert_to_numpy(value) for value in found]
+
+
 def _is_used(tensor, pool):
     nodes = [t._keras_history.operation._inbound_nodes for t in pool]
     return any(tensor is i for all_ in nodes for node in all_ for i in node.input_tensors)

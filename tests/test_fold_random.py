@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
 import pytest
-from random_models import random_model
+from random_models import compare, random_model
 
 import bnscope
 from bnscope.errors import VerificationError
@@ -48,16 +47,3 @@ def fold(model):
         if "vary" in error.message or "does not run" in error.message:
             return None
         raise
-
-
-def compare(model, other, seed):
-    """Compares independently of bnscope's own verification."""
-    x = np.random.default_rng(seed).normal(size=(4, *model.input_shape[1:]))
-    pairs = zip(outputs(model, x), outputs(other, x), strict=True)
-    for one, two in pairs:
-        assert np.abs(one - two).max() <= 1e-5 * max(np.abs(one).max(), 1e-30), seed
-
-
-def outputs(model, x):
-    found = keras.tree.flatten(model(x.astype("float32"), training=False))
-    return [keras.ops.convert_to_numpy(value) for value in found]

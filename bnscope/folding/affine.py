@@ -49,6 +49,11 @@ class Affine:
         shape = (-1, *(1,) * (-axis - 1))
         return cls(values.scale.reshape(shape), values.shift.reshape(shape))
 
+    @classmethod
+    def identity(cls) -> Affine:
+        """The one that changes nothing."""
+        return cls(np.ones(1), np.zeros(1))
+
     @property
     def rank(self) -> int:
         """The number of axes that are written down."""

@@ -5,7 +5,7 @@ No Keras is needed and no kernel is read; only the statistics of BN are, to refu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,16 +14,23 @@ import numpy as np
 
 from bnscope.bn import ScaleShift, scale_and_shift
 from bnscope.folding.affine import Affine
+from bnscope.folding.beside import Cut, way_beside, without
 from bnscope.folding.checks import refuse_consumer, refuse_layer, refuse_producer
-from bnscope.folding.patterns.base import Demand
+from bnscope.folding.patterns.base import Demand, Pattern
 from bnscope.folding.reasons import Reason, Refusal
 from bnscope.folding.walk import Take, Way, normalized, refuse_sharing, way_ahead, way_back
 from bnscope.graph import batchnorm, kinds
 from bnscope.graph.model import Call, Graph, Layer
-from bnscope.rewriting.edits import DropLayer, Edit, Step
+from bnscope.rewriting.edits import DropInput, DropLayer, Edit, Step
 
+Edits = Callable[[Layer, ScaleShift], tuple[Edit, ...]]
 # Of a tensor that numpy can hold.
 _MOST_AXES = 32
+_EDITS: Mapping[str, Callable[[Pattern], Edits]] = {
+    "backward": lambda pattern: pattern.edits,
+    "forward": lambda pattern: pattern.edits_ahead,
+    "beside": lambda pattern: pattern.edits_beside,
+}
 # Stands for a number of channels that a file does not tell.
 _UNKNOWN_CHANNELS = 5
 
@@ -38,8 +45,8 @@ class Verdict:
         into: path of the layer it is folded into, the first if there are several; None if it
             is kept.
         layers: paths of all layers it is folded into.
-        direction: "backward" into what comes before, "forward" into what comes behind; None
-            if it is kept.
+        direction: "backward" into what comes before, "forward" into what comes behind,
+            "beside" into another layer on the same tensor; None if it is kept.
         through: paths of the layers between the two, in forward order.
         reason: the reason code if it is kept, a `Reason`; None if it is folded.
         detail: what was found, in a sentence.
@@ -146,8 +153,9 @@ def make_plan(graph: Graph) -> Plan:
 class _Planner:
     """Decides layer by layer; a BN layer that is folded lets later ones pass.
 
-    First each layer is tried backward. What is left is tried forward, the last one first, so
-    that one finds those behind it as they will be.
+    First each layer is tried backward, then beside others in a sum; each one of these cuts a
+    branch off, so that others may go backward now. What is left is tried forward, the last one
+    first, so that one finds those behind it as they will be.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -160,10 +168,24 @@ class _Planner:
         """A verdict for each BN layer, in the order of their calls."""
         layers = list(_in_call_order(self.graph))
         verdicts = {layer.path: self.backward(layer) for layer in layers}
+        if self.try_beside(layers, verdicts):
+            for layer in layers:
+                if not verdicts[layer.path].folded:
+                    verdicts[layer.path] = self.backward(layer)
         for layer in reversed(layers):
             if not verdicts[layer.path].folded:
                 verdicts[layer.path] = self.forward(layer, verdicts[layer.path])
         return list(verdicts.values())
+
+    def try_beside(self, layers: Sequence[Layer], verdicts: dict[str, Verdict]) -> bool:
+        """Folds what another layer in the same sum can take up; whether there was any."""
+        found = False
+        for layer in layers:
+            verdict = None if verdicts[layer.path].folded else self.beside(layer)
+            if verdict is not None:
+                verdicts[layer.path] = verdict
+                found = True
+        return found
 
     def backward(self, layer: Layer) -> Verdict:
         """Tries what comes before a BN layer."""
@@ -178,7 +200,31 @@ class _Planner:
             demands.append((call, Demand(normalized(call), affine)))
         refuse = partial(refuse_producer, self.graph)
         way = _sound(lambda: way_back(self.graph, demands, gone=self.folds, refuse=refuse))
-        return self.finish(layer, way, ahead=False)
+        return self.finish(layer, way, "backward")
+
+    def beside(self, layer: Layer) -> Verdict | None:
+        """Tries what works on the same tensor; None if nothing can take it up."""
+        calls = self.graph.calls_of(layer)
+        if len(calls) != 1 or refuse_layer(self.graph, layer) is not None:
+            return None
+        affine = self.affine(calls[0])
+        if isinstance(affine, Refusal):
+            return None
+        found = way_beside(
+            self.graph, calls[0], affine, gone=self.folds, refuse=self.refuse_beside
+        )
+        if found is None or refuse_sharing(self.graph, layer, found[0]) is not None:
+            return None
+        way, cut = found
+        verdict = self.fold(layer, way, "beside", cut)
+        self.graph = without(self.graph, calls[0], cut)
+        return verdict
+
+    def refuse_beside(self, call: Call) -> Refusal | None:
+        """What speaks against a layer that would take up BN beside it."""
+        batch_norm = batchnorm.is_batch_norm(call.layer)
+        own = refuse_layer(self.graph, call.layer) if batch_norm else None
+        return own or refuse_producer(self.graph, call)
 
     def forward(self, layer: Layer, kept: Verdict) -> Verdict:
         """Tries what comes behind a BN layer that found no place before."""
@@ -194,7 +240,7 @@ class _Planner:
         way = _sound(lambda: way_ahead(self.graph, demands, gone=self.folds, refuse=refuse))
         if isinstance(way, Way) and not way.takes:
             return kept  # nothing uses it
-        verdict = self.finish(layer, way, ahead=True)
+        verdict = self.finish(layer, way, "forward")
         return verdict if verdict.folded else _more_telling(kept, verdict)
 
     def affine(self, call: Call) -> Affine | Refusal:
@@ -228,23 +274,26 @@ class _Planner:
             axis = None if rank is None else axis - rank
         return axis if axis is not None and -_MOST_AXES <= axis < 0 else None
 
-    def finish(self, layer: Layer, way: Way | Refusal, *, ahead: bool) -> Verdict:
+    def finish(self, layer: Layer, way: Way | Refusal, direction: str) -> Verdict:
         """The verdict; what a fold changes is kept in mind."""
         if isinstance(way, Way):
             refusal = refuse_sharing(self.graph, layer, way)
             if refusal is None:
-                return self.fold(layer, way, ahead=ahead)
+                return self.fold(layer, way, direction)
             way = refusal
         return _kept(layer, way)
 
-    def fold(self, layer: Layer, way: Way, *, ahead: bool) -> Verdict:
+    def fold(
+        self, layer: Layer, way: Way, direction: str, cut: Cut | None = None
+    ) -> Verdict:
         edits: list[Edit] = []
         for target in way.layers:
             take = next(take for take in way.takes if take.call.layer is target)
-            make = take.pattern.edits_ahead if ahead else take.pattern.edits
-            edits += make(target, take.values)
+            edits += _EDITS[direction](take.pattern)(target, take.values)
             if batchnorm.is_batch_norm(target):
-                self.compose(take)
+                self.compose(take, direction)
+        if cut is not None:
+            edits.append(DropInput(cut.total.layer.path, cut.source))
         edits.append(DropLayer(layer.path))
         paths = tuple(target.path for target in way.layers)
         self.folds[layer.path] = Fold(layer.path, ", ".join(paths), tuple(edits))
@@ -254,17 +303,20 @@ class _Planner:
             folded=True,
             into=paths[0],
             layers=paths,
-            direction="forward" if ahead else "backward",
+            direction=direction,
             through=tuple(call.layer.path for call in way.through),
             detail=_into(way.takes, through),
         )
 
-    def compose(self, take: Take) -> None:
+    def compose(self, take: Take, direction: str) -> None:
         """Keeps in mind what a BN layer that stays does from now on."""
         path = take.call.layer.path
         own = self.composed.get(path) or _values(take.call.layer, take.values.scale.size)
         scale, shift = take.values
-        self.composed[path] = ScaleShift(own.scale * scale, own.shift * scale + shift)
+        if direction == "beside":
+            self.composed[path] = ScaleShift(own.scale + scale, own.shift + shift)
+        else:
+            self.composed[path] = ScaleShift(own.scale * scale, own.shift * scale + shift)
 
 
 def _sound(walk: Callable[[], Way | Refusal]) -> Way | Refusal:

@@ -14,7 +14,7 @@ from bnscope.bn import ScaleShift
 from bnscope.folding.affine import Affine
 from bnscope.folding.patterns import family_for
 from bnscope.folding.patterns.base import Demand, Passing, Pattern, not_taken
-from bnscope.folding.patterns.joins import identity, same
+from bnscope.folding.patterns.joins import same
 from bnscope.folding.reasons import Reason, Refusal
 from bnscope.graph import kinds
 from bnscope.graph.model import Call, Graph, Layer, Tensor
@@ -218,7 +218,9 @@ class _Ahead:
             return self.give(call.outputs[0], found)
         if family is None or len(call.inputs) != 1:
             return not_taken(call)
-        values = family.check_ahead(call, given.get(normalized(call).index, identity()))
+        values = family.check_ahead(
+            call, given.get(normalized(call).index, Affine.identity())
+        )
         refusal = self.refuse(call) if not isinstance(values, Refusal) else values
         if refusal is None and not isinstance(values, Refusal):
             self.way.takes.append(Take(call, family, values))

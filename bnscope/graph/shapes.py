@@ -85,6 +85,17 @@ def _dense(_kind: str, config: Config, shape: Shape) -> Shape:
     return (*shape[:-1], config["units"])
 
 
+def _einsum_dense(_kind: str, config: Config, shape: Shape) -> Shape | None:
+    operands, _, result = str(config["equation"]).replace(" ", "").partition("->")
+    before = operands.partition(",")[0]
+    given = (None, *_tuple(config["output_shape"], 1))
+    if len(before) != len(shape) or len(result) != len(given):
+        return None  # an ellipsis
+    sizes = dict(zip(before, shape, strict=True))
+    pairs = zip(result, given, strict=True)
+    return tuple(sizes.get(label) if size is None else size for label, size in pairs)
+
+
 def _embedding(_kind: str, config: Config, shape: Shape) -> Shape:
     return (*shape, config["output_dim"])
 
@@ -146,6 +157,11 @@ def _pad_or_crop(kind: str, config: Config, shape: Shape) -> Shape:
         for n, pair in zip(space, amounts, strict=True)
     ]
     return _join(config, shape, sizes, channels)
+
+
+def _to_size(_kind: str, config: Config, shape: Shape) -> Shape:
+    _, channels = _split(config, shape)
+    return _join(config, shape, [config["height"], config["width"]], channels)
 
 
 def _flatten(_kind: str, _config: Config, shape: Shape) -> Shape:
@@ -236,9 +252,11 @@ _RULES: tuple[tuple[frozenset[str], Callable[[str, Config, Shape], Shape | None]
     (kinds.CONVOLUTIONS, _conv),
     (kinds.POOLING, _pool),
     (kinds.DENSE, _dense),
+    (frozenset({"EinsumDense"}), _einsum_dense),
     (frozenset({"Embedding"}), _embedding),
     (kinds.UPSAMPLING, _upsample),
     (kinds.ZERO_PADDING | (kinds.CROPPING - {"CenterCrop"}), _pad_or_crop),
+    (frozenset({"CenterCrop", "Resizing"}), _to_size),
     (frozenset({"Flatten"}), _flatten),
     (frozenset({"Reshape"}), _reshape),
     (frozenset({"Permute"}), _permute),

@@ -80,7 +80,7 @@ def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
     layers = keras_layers(model)
     edited = {id(layers[path]): edits for path, edits in by_layer(edits).items()}
     with custom_classes(layers.values()):
-        builder = _Builder(edited)
+        builder = _Builder(edited, layers)
         rebuilt = builder.layer(model)
     builder.finish(model, rebuilt)
     return Rebuilt(rebuilt, builder.variables, frozenset(builder.changed))
@@ -89,8 +89,9 @@ def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
 class _Builder:
     """Makes the layers of a model again, each once, wherever it is called."""
 
-    def __init__(self, edits: dict[int, LayerEdits]) -> None:
+    def __init__(self, edits: dict[int, LayerEdits], layers: dict[str, Any]) -> None:
         self.edits = edits
+        self.layers = layers
         self.made: dict[int, Any] = {}
         self.copied: list[tuple[Any, Any, LayerEdits]] = []
         self.seen: set[int] = set()
@@ -140,7 +141,7 @@ class _Builder:
             if not self.edits_of(layer).dropped:
                 kept.append(self.layer(layer))
             elif last or before is None or before.compute_dtype != layer.compute_dtype:
-                kept.append(self.identity(layer))
+                kept.append(self.identity(layer, layer.compute_dtype))
             self.seen.add(id(layer))
             before = layer
         rebuilt = keras.Sequential(kept, name=model.name)
@@ -177,22 +178,46 @@ class _Builder:
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         if self.edits_of(layer).dropped:
             self.seen.add(id(layer))
-            given, (returned,) = args[0], node.output_tensors
-            if id(returned) not in outputs and returned.dtype == given.dtype:
-                return given
-            return self.identity(layer)(given)
+            return self.pass_on(node, args[0], outputs)
+        rest = self.remaining(node)
+        if len(rest) < len(node.input_tensors):
+            operands = [tensors[id(tensor)] for tensor in rest]
+            if len(operands) > 1:
+                return self.layer(layer)(operands)
+            self.seen.add(id(layer))
+            return self.pass_on(node, operands[0], outputs)
         if any(isinstance(value, keras.Variable) for value in keras.tree.flatten(args)):
             # A layer's variable as an operand: its value, so that nothing is shared.
             args = keras.tree.map_structure(_constant, args)
         return self.layer(layer)(*args, **kwargs)
 
-    def identity(self, layer: Any) -> Any:
-        """The layer that stands where one was taken out."""
+    def remaining(self, node: Any) -> list[Any]:
+        """The inputs of a node without those that an edit drops."""
+        sources = self.edits_of(node.operation).dropped_inputs
+        dropped = {id(self.layers[path]) for path in sources}
+        return [
+            tensor
+            for tensor in node.input_tensors
+            if id(tensor._keras_history.operation) not in dropped  # noqa: SLF001
+        ]
+
+    def pass_on(self, node: Any, given: Any, outputs: set[int]) -> Any:
+        """What stands for the output of a node that does nothing any more."""
+        (returned,) = node.output_tensors
+        if id(returned) not in outputs and returned.dtype == given.dtype:
+            return given
+        return self.identity(node.operation, returned.dtype)(given)
+
+    def identity(self, layer: Any, dtype: str) -> Any:
+        """The layer that stands where a layer or operation was taken out."""
         import keras
 
         if id(layer) not in self.made:
+            policy = getattr(layer, "dtype_policy", None)
             self.made[id(layer)] = keras.layers.Identity(
-                name=layer.name, dtype=layer.dtype_policy.name, trainable=layer.trainable
+                name=layer.name,
+                dtype=dtype if policy is None else policy.name,
+                trainable=getattr(layer, "trainable", True),
             )
         return self.made[id(layer)]
 

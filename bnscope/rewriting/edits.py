@@ -47,6 +47,14 @@ class DropLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class DropInput:
+    """An input that a merge loses: the one that the layer `source` makes."""
+
+    layer: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetTrainable:
     """A new value for a layer's flag `trainable`; False freezes BN."""
 
@@ -72,7 +80,15 @@ class Unwrap:
     layer: str
 
 
-Edit = TransformWeights | SetConfig | DropLayer | SetTrainable | DropTraining | Unwrap
+Edit = (
+    TransformWeights
+    | SetConfig
+    | DropLayer
+    | DropInput
+    | SetTrainable
+    | DropTraining
+    | Unwrap
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,7 @@ class LayerEdits:
     config: dict[str, Any] = field(default_factory=dict)
     transforms: list[Transform] = field(default_factory=list)
     dropped: bool = False
+    dropped_inputs: set[str] = field(default_factory=set)
     trainable: bool | None = None
     drops_training: bool = False
     unwrapped: bool = False
@@ -109,6 +126,8 @@ class LayerEdits:
             self.trainable = edit.value
         elif isinstance(edit, DropLayer):
             self.dropped = True
+        elif isinstance(edit, DropInput):
+            self.dropped_inputs.add(edit.source)
         elif isinstance(edit, DropTraining):
             self.drops_training = True
         else:

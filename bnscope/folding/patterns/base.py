@@ -147,6 +147,34 @@ class Pattern(Family):
         """The kernel with each input channel scaled, and what the shift adds to the bias."""
         raise NotImplementedError
 
+    def check_beside(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each channel of the input that is added to the output.
+
+        Returns:
+            They, or why the layer cannot add them itself.
+        """
+        del affine
+        return not_taken(call)
+
+    def edits_beside(self, layer: Layer, values: ScaleShift) -> tuple[Edit, ...]:
+        """The edits that add a scaled and shifted input to the output."""
+        fold = partial(self.fold_beside, layer, values)
+        return (
+            SetConfig(layer.path, {"use_bias": True}),
+            TransformWeights(layer.path, fold),
+        )
+
+    def fold_beside(self, layer: Layer, values: ScaleShift, weights: Weights) -> Weights:
+        """The kernel and the bias with a scaled and shifted input added to the output."""
+        scale, shift = values
+        kernel = np.array(weights[self.kernel], np.float64)
+        self.add_diagonal(layer, kernel, scale)
+        return {self.kernel: kernel, "bias": weights.get("bias", 0.0) + shift}
+
+    def add_diagonal(self, layer: Layer, kernel: Array, scale: Array) -> None:
+        """Adds the scale to what leads each channel of one place to itself, in place."""
+        raise NotImplementedError
+
 
 def times(values: Values, scale: Array) -> Array:
     """`values · scale` in float64, as a new array."""
@@ -224,6 +252,28 @@ def refuse_misplaced_bias(call: Call, channels: int) -> Refusal | None:
         f"The last axis of the output of {kinds.describe(call)} {length} as long as its "
         "channel axis, and there Keras on TensorFlow adds a bias along the wrong one.",
     )
+
+
+def beside_itself(call: Call, affine: Affine) -> ScaleShift | Refusal:
+    """The scale and shift of each channel, if output and input lie place on place."""
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    rank = kinds.spatial_rank(call.kind) or 0
+    strides = as_tuple(call.config.get("strides", 1), rank)
+    kernel = as_tuple(call.config.get("kernel_size", 1), rank)
+    causal = call.config.get("padding") == "causal"
+    centred = causal or all(size % 2 == 1 for size in kernel)
+    plain = centred and all(size == 1 for size in strides)
+    if before is None or before != after or not plain:
+        return not_taken(call)
+    return per_channel(call, affine)
+
+
+def centre(layer: Layer, rank: int) -> tuple[int, ...]:
+    """The tap of a kernel that sees the place of the output itself."""
+    kernel = as_tuple(layer.config.get("kernel_size", 1), rank)
+    if layer.config.get("padding") == "causal":
+        return tuple(size - 1 for size in kernel)
+    return tuple(size // 2 for size in kernel)
 
 
 def refuse_padding(call: Call, affine: Affine) -> Refusal | None:

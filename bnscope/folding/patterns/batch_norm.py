@@ -47,6 +47,38 @@ class BatchNormPattern(Pattern):
         beta = weights.get("beta", np.zeros_like(shift))
         return {"gamma": times(gamma, scale), "beta": times(beta, scale) + shift}
 
+    def check_beside(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each channel, or why it is refused."""
+        return self.check(call, affine)
+
+    def edits_beside(self, layer: Layer, values: ScaleShift) -> tuple[Edit, ...]:
+        """The edits that add a scaled and shifted input to the output."""
+        fold = partial(self.fold_beside, layer, values)
+        return (
+            SetConfig(layer.path, {"scale": True, "center": True}),
+            TransformWeights(layer.path, fold),
+        )
+
+    def fold_beside(self, layer: Layer, values: ScaleShift, weights: Weights) -> Weights:
+        """Gamma and beta with a scaled and shifted input added to the output."""
+        mean = np.asarray(weights["moving_mean"], np.float64)
+        variance = np.asarray(weights["moving_variance"], np.float64)
+        deviation = np.sqrt(variance + batchnorm.epsilon(layer))
+        return {
+            "gamma": weights.get("gamma", 1.0) + values.scale * deviation,
+            "beta": weights.get("beta", 0.0) + values.shift + values.scale * mean,
+        }
+
+    @staticmethod
+    def folds_two_beside_each_other(keras: Any) -> Any:  # noqa: D102
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(4, 3)(inputs)
+        branches = [
+            keras.layers.BatchNormalization(scale=False)(x),
+            keras.layers.BatchNormalization(center=False)(x),
+        ]
+        return keras.Model(inputs, keras.layers.Add()(branches))
+
     @staticmethod
     def refuses_axis_mismatch(keras: Any) -> Any:  # noqa: D102
         return keras.Sequential(

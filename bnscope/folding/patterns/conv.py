@@ -11,6 +11,8 @@ from bnscope.folding.affine import Affine
 from bnscope.folding.patterns.base import (
     Pattern,
     Values,
+    beside_itself,
+    centre,
     channel_axis,
     per_channel,
     refuse_misplaced_bias,
@@ -53,6 +55,16 @@ class ConvPattern(Pattern):
         space = tuple(range(kernel.ndim - 1))
         return times(kernel, scale), times(kernel, shift).sum(space)
 
+    def check_beside(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each channel, or why it is refused."""
+        return checked_bias(call, beside_itself(call, affine))
+
+    def add_diagonal(self, layer: Layer, kernel: Array, scale: Array) -> None:
+        """Adds the scale to the tap in the centre, in place."""
+        inputs = kernel.shape[-2]
+        channels = np.arange(kernel.shape[-1])
+        kernel[centre(layer, kernel.ndim - 2)][channels % inputs, channels] += scale
+
     @staticmethod
     def folds_conv1d_causal(keras: Any) -> Any:  # noqa: D102
         return keras.Sequential(
@@ -82,6 +94,25 @@ class ConvPattern(Pattern):
                 keras.layers.BatchNormalization(scale=False),
             ]
         )
+
+    @staticmethod
+    def folds_beside_conv2d(keras: Any) -> Any:  # noqa: D102
+        inputs = x = keras.Input((8, 9, 4))
+        x = keras.layers.ReLU()(x)
+        branches = [
+            keras.layers.Conv2D(4, 3, padding="same", groups=2, dilation_rate=2)(x),
+            keras.layers.Conv2D(4, 1, use_bias=False)(x),
+        ]
+        branches = [keras.layers.BatchNormalization()(branch) for branch in branches]
+        branches.append(keras.layers.BatchNormalization()(x))
+        return keras.Model(inputs, keras.layers.ReLU()(keras.layers.Add()(branches)))
+
+    @staticmethod
+    def folds_beside_conv1d_causal(keras: Any) -> Any:  # noqa: D102
+        inputs = x = keras.Input((8, 4))
+        x = keras.layers.ReLU()(x)
+        branch = keras.layers.Conv1D(4, 2, padding="causal", use_bias=False)(x)
+        return keras.Model(inputs, keras.layers.BatchNormalization()(x) + branch)
 
     @staticmethod
     def folds_conv3d(keras: Any) -> Any:  # noqa: D102

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnscope.bn import Array, ScaleShift
 from bnscope.folding.affine import Affine
-from bnscope.folding.patterns.base import Pattern, Values, times
+from bnscope.folding.patterns.base import Pattern, Values, beside_itself, times
 from bnscope.folding.patterns.conv import check_input
 from bnscope.folding.reasons import Refusal
 from bnscope.graph import kinds
@@ -31,6 +31,22 @@ class DensePattern(Pattern):
         del layer
         scale, shift = (value[:, np.newaxis] for value in values)
         return times(kernel, scale), times(kernel, shift).sum(0)
+
+    def check_beside(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each feature, or why it is refused."""
+        return beside_itself(call, affine)
+
+    def add_diagonal(self, layer: Layer, kernel: Array, scale: Array) -> None:
+        """Adds the scale to the diagonal, in place."""
+        del layer
+        kernel[np.diag_indices_from(kernel)] += scale
+
+    @staticmethod
+    def folds_beside_dense(keras: Any) -> Any:  # noqa: D102
+        inputs = x = keras.Input((5, 6))
+        x = keras.layers.ReLU()(x)
+        branch = keras.layers.Dense(6)(x) + keras.layers.Dense(6)(x)
+        return keras.Model(inputs, branch + keras.layers.BatchNormalization()(x))
 
     @staticmethod
     def folds_dense(keras: Any) -> Any:  # noqa: D102

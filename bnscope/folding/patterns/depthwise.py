@@ -8,7 +8,14 @@ import numpy as np
 
 from bnscope.bn import Array, ScaleShift
 from bnscope.folding.affine import Affine
-from bnscope.folding.patterns.base import Pattern, Values, per_channel, times
+from bnscope.folding.patterns.base import (
+    Pattern,
+    Values,
+    beside_itself,
+    centre,
+    per_channel,
+    times,
+)
 from bnscope.folding.patterns.conv import check_input, checked_bias
 from bnscope.folding.reasons import Refusal
 from bnscope.graph import kinds
@@ -40,6 +47,22 @@ class DepthwisePattern(Pattern):
         scale, shift = (value[:, np.newaxis] for value in values)
         space = tuple(range(kernel.ndim - 2))
         return times(kernel, scale), times(kernel, shift).sum(space).reshape(-1)
+
+    def check_beside(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
+        """The scale and shift of each channel, or why it is refused."""
+        return checked_bias(call, beside_itself(call, affine))
+
+    def add_diagonal(self, layer: Layer, kernel: Array, scale: Array) -> None:
+        """Adds the scale to the tap in the centre, in place."""
+        kernel[centre(layer, kernel.ndim - 2)][:, 0] += scale
+
+    @staticmethod
+    def folds_beside_depthwise_conv2d(keras: Any) -> Any:  # noqa: D102
+        inputs = x = keras.Input((8, 8, 3))
+        x = keras.layers.ReLU()(x)
+        branch = keras.layers.DepthwiseConv2D((3, 5), padding="same", use_bias=False)(x)
+        x = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization()(x))
+        return keras.Model(inputs, keras.layers.Add()([x, branch]))
 
     @staticmethod
     def folds_depthwise_conv1d(keras: Any) -> Any:  # noqa: D102

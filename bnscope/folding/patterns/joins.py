@@ -42,7 +42,7 @@ class ConcatenateFamily(Passing):
         shapes = [tensor.shape for tensor in call.inputs if tensor.shape is not None]
         if axis is None or len(shapes) != len(call.inputs) or not _all_tensors(call):
             return not_passed(call)
-        parts = [given.get(tensor.index, identity()) for tensor in call.inputs]
+        parts = [given.get(tensor.index, Affine.identity()) for tensor in call.inputs]
         found = joined(parts, shapes, axis)
         return not_passed(call) if found is None else found
 
@@ -81,7 +81,7 @@ class SumFamily(Passing):
 
     def match(self, call: Call) -> bool:
         """Whether a call joins tensors, and no constants."""
-        return call.kind in self.kinds and len(call.inputs) > 1 and _all_tensors(call)
+        return call.kind in self.kinds and _all_tensors(call)
 
     def back(self, call: Call, affine: Affine) -> tuple[Demand, ...] | Refusal:
         """The scale for each input; the shift once, or for each input of an average."""
@@ -155,9 +155,9 @@ class MaximumFamily(Passing):
         return keras.Model(inputs, keras.layers.BatchNormalization(scale=False)(x))
 
 
-def identity() -> Affine:
-    """The affine that changes nothing."""
-    return Affine(np.ones(1), np.zeros(1))
+def is_sum(call: Call) -> bool:
+    """Whether a call adds tensors up, and no constants."""
+    return call.kind in {"Add", "ops.Add"} and _all_tensors(call)
 
 
 def same(one: Affine, other: Affine) -> bool:
