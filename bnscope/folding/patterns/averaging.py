@@ -24,7 +24,8 @@ class AveragingFamily(Passing):
     kinds = (
         kinds.AVERAGE_POOLING
         | kinds.UPSAMPLING
-        | {"Resizing", "ops.Mean", "ops.AveragePool", "ops.Resize"}
+        # RandomCrop resizes at inference, or does nothing: that depends on the version.
+        | {"Resizing", "RandomCrop", "ops.Mean", "ops.AveragePool", "ops.Resize"}
     )
 
     def match(self, call: Call) -> bool:
