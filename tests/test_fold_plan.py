@@ -381,7 +381,16 @@ def test_the_examples_of_each_family_hold(pattern, name, randomized):
 def test_each_kind_of_layer_belongs_to_one_pattern():
     kinds = [kind for p in all_patterns() if isinstance(p, Pattern) for kind in p.kinds]
     assert len(kinds) == len(set(kinds))
-    assert all(p.examples("folds") or p.examples("refuses") for p in all_patterns())
+
+
+# Random statistics always have a shift, which does not pass a padding.
+NO_FOLDS = {"PaddingFamily"}
+
+
+def test_each_family_has_examples_of_both_kinds():
+    for family in all_patterns():
+        assert family.examples("refuses"), family
+        assert family.examples("folds") or type(family).__name__ in NO_FOLDS, family
 
 
 def test_the_way_leads_through_dropout_identity_and_linear_activations():

@@ -82,6 +82,17 @@ class AveragingFamily(Passing):
             ]
         )
 
+    @staticmethod
+    def refuses_no_linear_neighbour(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((6, 6, 3)),
+                keras.layers.Conv2D(4, 3, padding="same"),
+                keras.layers.AveragePooling2D(2),
+                keras.layers.BatchNormalization(axis=1),
+            ]
+        )
+
 
 def mixed_axes(call: Call) -> tuple[tuple[int, ...], bool]:
     """The axes that are mixed, counted from the right of the input; whether they stay."""

@@ -61,6 +61,18 @@ class ConstantFamily(Passing):
         x = 3.0 - keras.layers.Rescaling(0.5, offset=-1.0)(x) * 2.0
         return keras.Model(inputs, keras.layers.BatchNormalization()(x))
 
+    @staticmethod
+    def folds_before_constants(keras: Any) -> Any:  # noqa: D102
+        inputs = keras.Input((7,))
+        x = keras.layers.BatchNormalization()(keras.layers.ReLU()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(4)(x / 2.0 - 1.0))
+
+    @staticmethod
+    def refuses_no_linear_neighbour(keras: Any) -> Any:  # noqa: D102
+        inputs = keras.Input((7,))
+        x = keras.layers.Dense(4)(inputs) * 0.0 + keras.layers.ReLU()(inputs)[:, :4]
+        return keras.Model(inputs, keras.layers.BatchNormalization()(x))
+
 
 def _constants(call: Call) -> tuple[Any, Any] | None:
     """S and o of a call that computes s·x + o; None if it does something else."""

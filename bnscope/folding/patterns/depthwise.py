@@ -93,3 +93,14 @@ class DepthwisePattern(Pattern):
                 keras.layers.BatchNormalization(axis=1),
             ]
         )
+
+    @staticmethod
+    def folds_before_depthwise_conv2d(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.ReLU(),
+                keras.layers.BatchNormalization(),
+                keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
+            ]
+        )

@@ -102,6 +102,16 @@ class EinsumDensePattern(Pattern):
             ]
         )
 
+    @staticmethod
+    def refuses_axis_mismatch(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((6, 7)),
+                keras.layers.EinsumDense("abc,cd->abd", (6, 4)),
+                keras.layers.BatchNormalization(axis=1),
+            ]
+        )
+
 
 def _labels(layer: Layer) -> tuple[str, str] | None:
     """The labels of the kernel and of the output; None where they are not plain."""

@@ -35,3 +35,13 @@ class EmbeddingPattern(Pattern):
                 keras.layers.BatchNormalization(),
             ]
         )
+
+    @staticmethod
+    def refuses_axis_mismatch(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((6,), dtype="int32"),
+                keras.layers.Embedding(9, 4),
+                keras.layers.BatchNormalization(axis=1),
+            ]
+        )

@@ -154,6 +154,13 @@ class MaximumFamily(Passing):
         x = keras.layers.Maximum()(parts)
         return keras.Model(inputs, keras.layers.BatchNormalization(scale=False)(x))
 
+    @staticmethod
+    def refuses_negative_scale(keras: Any) -> Any:  # noqa: D102
+        inputs = keras.Input((7,))
+        parts = [keras.layers.Dense(4)(inputs), keras.layers.Dense(4)(inputs)]
+        x = keras.layers.Maximum()(parts)
+        return keras.Model(inputs, keras.layers.BatchNormalization()(x))
+
 
 def is_sum(call: Call) -> bool:
     """Whether a call adds tensors up, and no constants."""

@@ -74,3 +74,14 @@ class SeparablePattern(Pattern):
                 keras.layers.BatchNormalization(),
             ]
         )
+
+    @staticmethod
+    def folds_before_separable_conv2d(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.ReLU(),
+                keras.layers.BatchNormalization(),
+                keras.layers.SeparableConv2D(5, 3, use_bias=False),
+            ]
+        )

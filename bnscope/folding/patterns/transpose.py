@@ -96,3 +96,25 @@ class TransposePattern(Pattern):
                 keras.layers.BatchNormalization(axis=2),
             ]
         )
+
+    @staticmethod
+    def folds_before_conv2d_transpose(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((4, 4, 3)),
+                keras.layers.ReLU(),
+                keras.layers.BatchNormalization(),
+                keras.layers.Conv2DTranspose(5, 1, activation="relu"),
+            ]
+        )
+
+    @staticmethod
+    def refuses_padding(keras: Any) -> Any:  # noqa: D102
+        return keras.Sequential(
+            [
+                keras.Input((4, 4, 3)),
+                keras.layers.ReLU(),
+                keras.layers.BatchNormalization(),
+                keras.layers.Conv2DTranspose(5, 2, strides=2),
+            ]
+        )
