@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -12,12 +15,14 @@ from bnscope.folding import make_plan
 from bnscope.folding.patterns import all_patterns
 from bnscope.graph import archive
 
-EXAMPLES = [
-    pytest.param(example, id=f"{type(family).__name__}-{name}")
+NAMED = {
+    f"{type(family).__name__}.{name}": example
     for family in all_patterns()
     for prefix in ("folds", "refuses")
     for name, example in family.examples(prefix).items()
-]
+}
+EXAMPLES = [pytest.param(example, id=name) for name, example in NAMED.items()]
+PAGE = Path(__file__).parents[1] / "docs" / "patterns.md"
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -32,3 +37,10 @@ def test_a_folded_example_computes_the_same(example, randomized, tmp_path):
     for name in ("model.keras", "model.h5"):
         model.save(tmp_path / name)
         assert make_plan(archive.read(tmp_path / name)).to_dict() == result.plan.to_dict()
+
+
+def test_the_page_of_patterns_names_every_example():
+    named = re.findall(r"`(\w+\.(?:folds|refuses)_\w+)`", PAGE.read_text())
+    assert sorted(named) == sorted(
+        [*NAMED, "ConvPattern.folds_conv2d_dilated", "ConvPattern.folds_conv3d"]
+    )
