@@ -378,6 +378,15 @@ def test_the_examples_of_each_family_hold(pattern, name, randomized):
         assert verdicts[-1].reason == name.removeprefix("refuses_").replace("_", "-")
 
 
+def test_what_speaks_against_both_directions_is_said():
+    after = layers.Conv2D(4, 3, padding="same", name="next")
+    found = verdict(chain(conv(activation="relu"), BN(name="first"), after), "first")
+    assert found.reason == "nonlinear-producer"
+    assert found.detail.endswith(
+        'Behind it, Conv2D "next" pads with zeros, which a shift would have to pass too.'
+    )
+
+
 def test_each_kind_of_layer_belongs_to_one_pattern():
     kinds = [kind for p in all_patterns() if isinstance(p, Pattern) for kind in p.kinds]
     assert len(kinds) == len(set(kinds))

@@ -6,7 +6,7 @@ No Keras is needed and no kernel is read; only the statistics of BN are, to refu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -351,10 +351,11 @@ def _into(takes: Sequence[Take], through: Sequence[Call]) -> str:
 
 def _more_telling(backward: Verdict, forward: Verdict) -> Verdict:
     """The verdict with the reason that says more about what could be done."""
-    telling = {str(Reason.PADDING), str(Reason.NEGATIVE_SCALE)}
-    if backward.reason == Reason.NO_LINEAR_NEIGHBOUR and str(forward.reason) in telling:
+    if str(forward.reason) not in {Reason.PADDING, Reason.NEGATIVE_SCALE}:
+        return backward
+    if backward.reason == Reason.NO_LINEAR_NEIGHBOUR:
         return forward
-    return backward
+    return replace(backward, detail=f"{backward.detail} Behind it, {forward.detail}")
 
 
 def _in_call_order(graph: Graph) -> Iterator[Layer]:
