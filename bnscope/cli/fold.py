@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnscope.cli.common import EXIT_CLEAN, Commands, Parser, add_format, print_json, say
@@ -13,6 +14,7 @@ from bnscope.errors import BnscopeError
 from bnscope.rules.base import plural
 
 if TYPE_CHECKING:
+    from bnscope.exporting import Export, Format
     from bnscope.folding import FoldResult, Verdict
 
 
@@ -21,7 +23,16 @@ def add(commands: Commands[Parser]) -> None:
     parser = commands.add_parser("fold", help="fold BN into the layers around it")
     parser.add_argument("path", metavar="FILE", help=".keras or .h5")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write: .keras, or .h5"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to write: .keras, .h5, .onnx, .tflite, .xml (OpenVINO), or a directory "
+        "for a SavedModel",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["keras", "h5", "tf_saved_model", "onnx", "litert", "openvino"],
+        help="the format of the output, where its name does not tell",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, run nothing"
@@ -42,16 +53,44 @@ def run(options: argparse.Namespace) -> int:
         raise BnscopeError(
             "Where to write the folded model is not said.", "Use -o FILE, or --dry-run."
         )
-    from bnscope.rewriting.files import check_output
+    from bnscope.exporting.formats import find_format
 
-    output = check_output(options.output, overwrite=options.overwrite)
+    chosen = find_format(options.output, options.format)
+    _check_output(options, chosen)
     result = _fold(options)
-    result.save(output, overwrite=options.overwrite)
+    exported = None if chosen is None else _export(result, options)
+    if chosen is None:
+        result.save(options.output, overwrite=options.overwrite)
     if options.output_format == "json":
-        print_json({"path": options.path, "output": str(output), **result.to_dict()})
+        facts = {"path": options.path, "output": options.output, **result.to_dict()}
+        print_json({**facts, "export": None if exported is None else exported.to_dict()})
     else:
-        _print(result, str(output))
+        _print(result, options.output, exported)
     return EXIT_CLEAN
+
+
+def _check_output(options: argparse.Namespace, chosen: Format | None) -> None:
+    """Checks before any work is done whether the output can be written."""
+    if chosen is None:
+        from bnscope.rewriting.files import check_output
+
+        check_output(options.output, overwrite=options.overwrite)
+        return
+    from bnscope.exporting.formats import check_installed, check_target
+
+    check_installed(chosen)
+    check_target(Path(options.output), chosen, overwrite=options.overwrite)
+
+
+def _export(result: FoldResult, options: argparse.Namespace) -> Export:
+    """Exports with a word on a terminal that it takes a while."""
+    with working(f"Exporting {options.output} ..."):
+        return result.export(
+            options.output,
+            format=options.format,
+            overwrite=options.overwrite,
+            verify_data=read_data(options.data),
+        )
 
 
 def _dry_run(options: argparse.Namespace) -> int:
@@ -81,7 +120,7 @@ def _fold(options: argparse.Namespace) -> FoldResult:
         return fold(options.path, verify_data=data)
 
 
-def _print(result: FoldResult, output: str) -> None:
+def _print(result: FoldResult, output: str, exported: Export | None) -> None:
     _print_verdicts(result.verdicts)
     before, after = result.parameters
     say(f"Parameters: {before:,} before, {after:,} after.")
@@ -91,7 +130,16 @@ def _print(result: FoldResult, output: str) -> None:
     )
     for note in result.notes:
         say(note)
-    say(f"Written to {output}, not compiled.")
+    if exported is None:
+        say(f"Written to {output}, not compiled.")
+        return
+    say(
+        f"Written to {output} ({exported.size:,} bytes). {exported.runtime}: outputs differ "
+        f"by at most {exported.verification.max_error:.1e} of their scale "
+        f"({exported.verification.tolerance:.1e} allowed)."
+    )
+    if exported.bn_like is not None:
+        say(f"Operations like BN left in it: {exported.bn_like}.")
 
 
 def _print_verdicts(verdicts: Iterable[Verdict]) -> None:

@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnscope.folding.plan import Plan, Verdict, make_plan
 from bnscope.rewriting.comparison import Verification
+
+if TYPE_CHECKING:
+    from bnscope.exporting import Export
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,38 @@ class FoldResult:
             "samples": self.verification.samples,
             "parameters": {"before": before, "after": after},
         }
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,  # noqa: A002  Keras's name
+        overwrite: bool = False,
+        verify_data: Any = None,
+    ) -> Export:
+        """Exports the model for another runtime, runs it there and compares.
+
+        Args:
+            path: where to: `.onnx`, `.tflite`, `.xml` (OpenVINO), or a directory for a
+                SavedModel.
+            format: the format's name, where the path does not tell.
+            overwrite: whether an artifact that is there may be replaced.
+            verify_data: samples to compare with; random ones by default.
+
+        Returns:
+            What was written, and the comparison.
+
+        Raises:
+            OutputExistsError: if the path exists and `overwrite` is false.
+            UnsupportedModelError: if Keras or a converter cannot export the model.
+            VerificationError: if the artifact computes something else.
+            BnscopeError: if a package is missing, or nothing can be written there.
+        """
+        from bnscope.exporting import export
+
+        return export(
+            self.model, path, format=format, overwrite=overwrite, verify_data=verify_data
+        )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Saves the model: written beside, loaded again and compared, then moved.

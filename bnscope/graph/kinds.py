@@ -39,6 +39,32 @@ MULTIPLICATIVE_NOISE = frozenset({"Dropout", "GaussianDropout", "AlphaDropout"})
 )
 DROPOUT = MULTIPLICATIVE_NOISE | {"GaussianNoise"}
 # The tensor itself, in training too.
+# Returns images unchanged at inference.
+AUGMENTATION = frozenset(
+    {
+        "AugMix",
+        "RandAugment",
+        "RandomBrightness",
+        "RandomColorDegeneration",
+        "RandomColorJitter",
+        "RandomContrast",
+        "RandomElasticTransform",
+        "RandomErasing",
+        "RandomFlip",
+        "RandomGaussianBlur",
+        "RandomGrayscale",
+        "RandomHue",
+        "RandomInvert",
+        "RandomPerspective",
+        "RandomPosterization",
+        "RandomRotation",
+        "RandomSaturation",
+        "RandomSharpness",
+        "RandomShear",
+        "RandomTranslation",
+        "RandomZoom",
+    }
+)
 IDENTITY = frozenset(
     {
         "Identity",

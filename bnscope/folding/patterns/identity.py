@@ -13,21 +13,18 @@ from bnscope.graph.model import Call
 
 # `ops.Cast` and conversions may change the dtype.
 _KINDS = kinds.DROPOUT | (kinds.IDENTITY - {"ops.Cast", "ops.ConvertToTensor"})
-_AUGMENTATION = frozenset(
-    {"RandomFlip", "RandomTranslation", "RandomRotation", "RandomZoom"}
-)
 
 
 class IdentityFamily(Passing):
     """Through layers that return their input at inference."""
 
-    kinds = _KINDS | _AUGMENTATION | {"Activation"}
+    kinds = _KINDS | kinds.AUGMENTATION | {"Activation"}
 
     def match(self, call: Call) -> bool:
         """Whether a call returns its input at inference."""
         if call.kind not in self.kinds or len(call.inputs) != 1:
             return False
-        return call.kind in _AUGMENTATION or kinds.is_identity_at_inference(call)
+        return call.kind in kinds.AUGMENTATION or kinds.is_identity_at_inference(call)
 
     def back(self, call: Call, affine: Affine) -> tuple[Demand, ...] | Refusal:
         """The same for the input."""
@@ -58,8 +55,12 @@ class IdentityFamily(Passing):
 
 
 def refuse_noise(call: Call) -> Refusal | None:
-    """Refuses dropout or noise that is active at inference."""
-    if call.kind in kinds.DROPOUT | _AUGMENTATION and is_in_training_mode(call):
+    """Refuses dropout or noise that is active at inference.
+
+    Augmentation does not count: Keras writes its default, `training=True`, into every call of
+    it, and `predict` overrules that.
+    """
+    if call.kind in kinds.DROPOUT and is_in_training_mode(call):
         return Refusal(
             Reason.BAKED_TRAINING,
             f"{kinds.describe(call)} before it is called with training=True.",

@@ -1,0 +1,279 @@
+"""Export: each artifact is run in its real runtime and compared with the Keras model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import bnscope
+from bnscope.cli import main
+from bnscope.errors import (
+    BnscopeError,
+    OutputExistsError,
+    UnsupportedModelError,
+    VerificationError,
+)
+from bnscope.exporting import engine, export, find_format
+
+layers = keras.layers
+BN = layers.BatchNormalization
+NAMES = {
+    "tf_saved_model": "model",
+    "onnx": "model.onnx",
+    "litert": "model.tflite",
+    "openvino": "model.xml",
+}
+each_format = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+
+
+def network(**options):
+    """A BN that is folded, and one that stays, behind an activation and before a maximum."""
+    inputs = keras.Input((12, 12, 3), name="image", **options)
+    x = layers.ReLU()(BN()(layers.Conv2D(4, 3)(inputs)))
+    heads = {
+        "zebra": layers.GlobalAveragePooling2D()(x),
+        "ant": layers.GlobalMaxPooling2D()(BN(name="stays")(x)),
+    }
+    return keras.Model(inputs, heads)
+
+
+def two_inputs():
+    """Inputs and outputs that could be mixed up: of one shape, named against their order."""
+    first, second = keras.Input((4,), name="b"), keras.Input((4,), name="a")
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    x = first - 2.0 * second + layers.GlobalAveragePooling1D()(layers.Embedding(9, 4)(ids))
+    outputs = [BN()(layers.Dense(3)(x)), layers.Dense(3)(second)]
+    return keras.Model([first, second, ids], outputs)
+
+
+def open_sizes():
+    return keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            layers.RandomFlip(),
+            layers.Conv2D(4, 3),
+            BN(),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+
+
+@pytest.fixture
+def folded(randomized):
+    keras.utils.set_random_seed(20)
+    return bnscope.fold(randomized(network()))
+
+
+@each_format
+@pytest.mark.parametrize("make", [network, two_inputs, open_sizes])
+def test_an_artifact_computes_what_the_model_computes(make, name, randomized, tmp_path):
+    keras.utils.set_random_seed(20)
+    model = randomized(make())
+    unfolded = export(model, tmp_path / f"un{name}")
+    result = bnscope.fold(model)
+    folded = result.export(tmp_path / name)
+    for exported in (unfolded, folded):
+        assert exported.verification.passed
+        assert 0.0 <= exported.verification.max_error <= 1e-4
+    assert folded.bn_like == len(result.plan.kept)
+    assert unfolded.bn_like in range(folded.bn_like, len(result.verdicts) + 1)
+    assert folded.path.exists()
+    if name == "model.xml":
+        assert (tmp_path / "model.bin").exists()
+
+
+def test_bn_that_stays_is_counted_before_a_convolution_takes_it_up(randomized, tmp_path):
+    model = randomized(network())
+    counts = {name: export(model, tmp_path / name).bn_like for name in NAMES.values()}
+    # ONNX Runtime's converter keeps what TensorFlow has; the others fold the first one.
+    assert counts["model"] == 2
+    assert min(counts.values()) >= 1
+
+
+@each_format
+def test_an_artifact_that_computes_something_else_is_not_written(
+    name, folded, tmp_path, monkeypatch
+):
+    convert = engine._convert
+
+    def convert_another(model, path, format_):
+        kernel = model.layers[1].kernel
+        before = keras.ops.convert_to_numpy(kernel)
+        kernel.assign(before * 1.01)
+        try:
+            convert(model, path, format_)
+        finally:
+            kernel.assign(before)
+
+    monkeypatch.setattr(engine, "_convert", convert_another)
+    with pytest.raises(VerificationError, match="computes something else"):
+        folded.export(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@each_format
+def test_what_is_there_stays_unless_it_may_be_replaced(name, folded, tmp_path):
+    target = tmp_path / name
+    folded.export(target)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(OutputExistsError, match="exists already"):
+        folded.export(target)
+    made = folded.export(target, overwrite=True)
+    assert made.size > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_weights_beside_an_openvino_model_are_not_overwritten(folded, tmp_path):
+    (tmp_path / "model.bin").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"model\.bin exists"):
+        folded.export(tmp_path / "model.xml")
+    assert (tmp_path / "model.bin").read_text() == "mine"
+
+
+def test_a_directory_that_is_no_saved_model_is_never_replaced(folded, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(BnscopeError, match="is no SavedModel"):
+        folded.export(folder, overwrite=True)
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_the_former_artifact_comes_back_when_the_move_fails(folded, tmp_path, monkeypatch):
+    target = tmp_path / "model.xml"
+    folded.export(target)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    rename = Path.rename
+
+    def full(self, place):
+        if self.suffix == ".xml" and place == target and "former" not in self.name:
+            raise OSError(28, "No space left on device")
+        return rename(self, place)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(BnscopeError, match="No space left"):
+        folded.export(target, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_directory_must_exist(folded, tmp_path):
+    with pytest.raises(BnscopeError, match="does not exist"):
+        folded.export(tmp_path / "none" / "model.onnx")
+
+
+def test_half_precision_is_compared_with_its_own_tolerance(randomized, tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = randomized(network())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    made = bnscope.fold(model).export(tmp_path / "model.onnx")
+    assert 1e-5 < made.verification.tolerance < 1e-2
+    with pytest.raises(UnsupportedModelError, match="which LiteRT does not have"):
+        export(model, tmp_path / "model.tflite")
+
+
+def test_what_a_converter_cannot_take_is_one_line(tmp_path):
+    inputs = keras.Input((3,))
+    nested = keras.Model(inputs, {"x": [layers.Dense(2)(inputs), layers.Dense(3)(inputs)]})
+    with pytest.raises(
+        UnsupportedModelError, match="cannot export this model as ONNX"
+    ) as e:
+        export(nested, tmp_path / "model.onnx")
+    assert "\n" not in str(e.value)
+    text = keras.Model(
+        t := keras.Input((), dtype="string"), layers.Hashing(5, output_mode="one_hot")(t)
+    )
+    with pytest.raises(UnsupportedModelError, match="takes text"):
+        export(text, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_inputs_are_not_known_is_refused(tmp_path):
+    class Net(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(UnsupportedModelError, match="is not known"):
+        export(Net(), tmp_path / "model.onnx")
+
+
+def test_samples_can_be_given(folded, tmp_path):
+    data = np.random.default_rng(0).normal(size=(5, 12, 12, 3))
+    made = folded.export(tmp_path / "model.onnx", verify_data=data)
+    assert made.verification.samples == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "found"),
+    [
+        ("a.onnx", None, "onnx"),
+        ("a.tflite", None, "litert"),
+        ("a.xml", None, "openvino"),
+        ("folder", None, "tf_saved_model"),
+        ("v1.2", "tf_saved_model", "tf_saved_model"),
+        ("a.keras", None, None),
+        ("a.h5", "h5", None),
+    ],
+)
+def test_the_name_tells_the_format(path, name, found):
+    known = find_format(path, name)
+    assert (known and known.name) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "message"),
+    [
+        ("a.pb", None, "does not say"),
+        ("a.keras", "onnx", "does not fit"),
+        ("a.onnx", "keras", "does not fit"),
+        ("a", "litert", "does not fit"),
+        ("a.onnx", "coreml", "is no format"),
+    ],
+)
+def test_a_name_that_contradicts_the_format_is_an_error(path, name, message):
+    with pytest.raises(BnscopeError, match=message):
+        find_format(path, name)
+
+
+def test_a_missing_package_is_named_before_any_work(randomized, tmp_path):
+    model = tmp_path / "model.keras"
+    randomized(network()).save(model)
+    code = (
+        "import importlib.util, sys; find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda n, *a: None if n == 'tf2onnx' else find(n, *a)\n"
+        "from bnscope.cli import main\n"
+        f"code = main(['fold', {str(model)!r}, '-o', {str(tmp_path / 'm.onnx')!r}])\n"
+        "assert 'keras' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert 'tf2onnx. Install them with pip install "bnscope[export]"' in done.stderr
+
+
+def test_the_command_exports_and_keeps_stdout_for_json(randomized, tmp_path, capfd):
+    model = tmp_path / "model.keras"
+    randomized(network()).save(model)
+    capfd.readouterr()
+    for name in NAMES.values():
+        target = str(tmp_path / f"out-{name}")
+        assert main(["fold", str(model), "-o", target, "--output-format", "json"]) == 0
+        facts = json.loads(capfd.readouterr().out)
+        assert facts["export"]["path"] == target
+        assert facts["export"]["max_error"] <= 1e-4
+        assert facts["export"]["bn_like"] == facts["kept"] == 1
+    assert main(["fold", str(model), "-o", str(tmp_path / "out-model.onnx")]) == 2
+    shutil.rmtree(tmp_path / "out-model")
+    target = str(tmp_path / "out-model")
+    assert main(["fold", str(model), "-o", target, "--format", "tf_saved_model"]) == 0
+    assert "Operations like BN left in it: 1." in capfd.readouterr().out
