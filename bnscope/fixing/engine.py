@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from bnscope.errors import UnsupportedModelError, VerificationError
@@ -17,7 +18,7 @@ from bnscope.fixing.report import Fix, Skipped
 from bnscope.graph import live
 from bnscope.graph.model import Graph
 from bnscope.linting.engine import Linter
-from bnscope.rewriting.apply import Rebuilt, rebuild
+from bnscope.rewriting.apply import Rebuilt, apply_edits, rebuild
 from bnscope.rewriting.engine import failure
 from bnscope.rewriting.routes import TITLES, RouteCheck, compare_by
 from bnscope.rewriting.structure import check_rebuildable
@@ -97,7 +98,7 @@ class Fixer:
                 check = verifier.compare(self.model)
                 if not check.passed:
                     steps = [repair.step for repair in done]
-                    raise failure(before, steps, verifier, check)
+                    raise failure(partial(apply_edits, before), steps, verifier, check)
                 self.record(done, graph, {})
         if verifier is not None and self.model is not start:
             self.prove(verifier)

@@ -57,11 +57,6 @@ def _refuse_class(layer: Layer) -> Refusal | None:
 
 
 def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
-    if graph.is_traced(layer):
-        return Refusal(
-            Reason.OPAQUE_GRAPH,
-            "It is used in a `call` of the user's, which cannot be made again with changes.",
-        )
     if graph.calls_of(layer):
         return None
     part = graph.not_analysed_around(layer)
@@ -125,10 +120,6 @@ def refuse_producer(graph: Graph, call: Call) -> Refusal | None:
     layer, name = call.layer, kinds.describe(call)
     if any(part.layer == layer.path for part in _opaque_parts(graph)):
         return Refusal(Reason.OPAQUE_GRAPH, f"{name} feeds it, whose inside is not known.")
-    if graph.is_traced(layer):
-        return Refusal(
-            Reason.OPAQUE_GRAPH, f"{name} feeds it, in a `call` that cannot be made again."
-        )
     if layer.is_custom:
         return Refusal(
             Reason.CUSTOM_LAYER,
@@ -140,16 +131,6 @@ def refuse_producer(graph: Graph, call: Call) -> Refusal | None:
     if not isinstance(family, Pattern):
         return None
     return refuse_weights(call) or _refuse_activation(call)
-
-
-def refuse_consumer(graph: Graph, call: Call) -> Refusal | None:
-    """What speaks against a layer that would take up BN before it."""
-    if graph.is_traced(call.layer):
-        return Refusal(
-            Reason.OPAQUE_GRAPH,
-            f"It feeds {kinds.describe(call)}, in a `call` that cannot be made again.",
-        )
-    return refuse_weights(call)
 
 
 def refuse_weights(call: Call) -> Refusal | None:

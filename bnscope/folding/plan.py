@@ -15,7 +15,7 @@ import numpy as np
 from bnscope.bn import ScaleShift, scale_and_shift
 from bnscope.folding.affine import Affine
 from bnscope.folding.beside import Cut, way_beside, without
-from bnscope.folding.checks import refuse_consumer, refuse_layer, refuse_producer
+from bnscope.folding.checks import refuse_layer, refuse_producer, refuse_weights
 from bnscope.folding.patterns.base import Demand, Pattern
 from bnscope.folding.reasons import Reason, Refusal
 from bnscope.folding.walk import Take, Way, normalized, refuse_sharing, way_ahead, way_back
@@ -236,8 +236,9 @@ class _Planner:
             if isinstance(affine, Refusal):
                 return kept
             demands.append(Demand(call.outputs[0], affine))
-        refuse = partial(refuse_consumer, self.graph)
-        way = _sound(lambda: way_ahead(self.graph, demands, gone=self.folds, refuse=refuse))
+        way = _sound(
+            lambda: way_ahead(self.graph, demands, gone=self.folds, refuse=refuse_weights)
+        )
         if isinstance(way, Way) and not way.takes:
             return kept  # nothing uses it
         verdict = self.finish(layer, way, "forward")

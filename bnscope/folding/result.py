@@ -147,13 +147,15 @@ def fold(
     """
     from bnscope.graph import live
     from bnscope.rewriting.engine import rewrite
-    from bnscope.rewriting.structure import check_rebuildable
+    from bnscope.rewriting.structure import check_openable
 
     model = _model(model_or_path, custom_objects)
-    graph = live.read(model)
-    check_rebuildable(model)
+    graph = live.read(model, trace=True)
+    check_openable(model, graph)
     plan = make_plan(graph)
-    rewritten = rewrite(model, plan.steps(), verify_data=verify_data, graph=graph)
+    rewritten = rewrite(
+        model, plan.steps(), verify_data=verify_data, graph=graph, opened=True
+    )
     parameters = (model.count_params(), rewritten.model.count_params())
     return FoldResult(rewritten.model, plan, rewritten.verification, parameters)
 

@@ -22,7 +22,13 @@ from bnscope.graph.build import (
     holds_batch_norm,
 )
 from bnscope.graph.model import Graph, Shape, Training, Variable
-from bnscope.graph.tracing import Arguments, Trace, Tracer, UntraceableError, overrides_call
+from bnscope.graph.tracing import (
+    Arguments,
+    Trace,
+    Tracer,
+    UntraceableError,
+    is_followed,
+)
 
 _SUBCLASSED = (
     "a subclassed model: which layer feeds which is written in its `call` only; its layers "
@@ -49,11 +55,12 @@ def read(model: Any, *, trace: bool = False) -> Graph:
     return _read(model, trace=trace)[0]
 
 
-def keras_layers(model: Any) -> dict[str, Any]:
+def keras_layers(model: Any, *, trace: bool = False) -> dict[str, Any]:
     """The Keras layers of a live model by their path in its graph.
 
     Args:
         model: a `keras.Model`.
+        trace: whether `call`s of the user's are followed, as `read` does.
 
     Returns:
         Layer objects, those inside wrappers and custom layers included.
@@ -61,7 +68,7 @@ def keras_layers(model: Any) -> dict[str, Any]:
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    return {path: spec.source for path, spec in _read(model, trace=False)[1].items()}
+    return {path: spec.source for path, spec in _read(model, trace=trace)[1].items()}
 
 
 def _read(model: Any, *, trace: bool) -> tuple[Graph, dict[str, LayerSpec]]:
@@ -87,7 +94,7 @@ class _Reader:
     def whole(self, model: Any) -> LayerSpec:
         """The specification of the model that is read."""
         spec = self.layer(model)
-        if self.tracer is not None and _is_followed(model):
+        if self.tracer is not None and is_followed(model):
             try:
                 call = self.tracer.first_call(model)
             except UntraceableError as error:
@@ -168,7 +175,7 @@ class _Reader:
 
     def follow_calls(self, operation: Any, nodes: list[Any]) -> None:
         """Follows the calls of a custom layer that these nodes are."""
-        if self.tracer is not None and nodes and _is_followed(operation):
+        if self.tracer is not None and nodes and is_followed(operation):
             calls = [
                 Arguments(node.arguments.args, node.arguments.kwargs) for node in nodes
             ]
@@ -229,18 +236,6 @@ def kind_of(layer: Any) -> str:
 
 def _has_nodes(layer: Any) -> bool:
     return hasattr(layer, "_nodes_by_depth")
-
-
-def _is_followed(layer: Any) -> bool:
-    """Whether what a layer does is written in a `call` of the user, with layers inside."""
-    import keras
-
-    return (
-        isinstance(layer, keras.Layer)
-        and not isinstance(layer, keras.layers.BatchNormalization)
-        and overrides_call(layer)
-        and bool(layer._layers)  # noqa: SLF001
-    )
 
 
 def _operation_key(operation: Any) -> Any:

@@ -12,7 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bnscope.errors import first_line
@@ -29,20 +29,35 @@ class Arguments:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
+    def filled(
+        self, function: Callable[[Any], Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments with a function of each symbolic tensor in its place, in order."""
+        args = [_map(value, function) for value in self.args]
+        return args, {
+            name: _map(value, function)
+            for name, value in self.kwargs.items()
+            if name != "training"
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """One symbolic call.
 
     Args:
-        inputs: the symbolic tensors that were passed, in the order of the arguments.
-        outputs: those that were returned.
+        arguments: what was passed.
+        inputs: the symbolic tensors among it, in order.
+        returned: what was returned.
+        outputs: the symbolic tensors among it, in order.
         nodes: Keras's nodes, in the order in which they were made.
         training: for each node the `training=` value that always holds there; None where it
             follows the caller's.
     """
 
+    arguments: Arguments
     inputs: list[Any]
+    returned: Any
     outputs: list[Any]
     nodes: list[Any]
     training: list[bool | None] = field(default_factory=list)
@@ -104,7 +119,7 @@ class Tracer:
             _modes(runs[0], training=True), _modes(runs[1], training=False), strict=True
         )
         training = [_agreed(training=one, inference=other) for one, other in modes]
-        return Trace(runs[0].inputs, runs[0].outputs, runs[0].nodes, training)
+        return replace(runs[0], training=training)
 
     def _run(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
         with _as_before(self.layers), _sandbox(layer, training=training):
@@ -122,8 +137,8 @@ class Tracer:
         args, kwargs, inputs = _fresh_inputs(layer, call)
         if "training" in inspect.signature(layer.call).parameters:
             kwargs["training"] = training
-        returned = keras.tree.flatten(layer.call(*args, **kwargs))
-        outputs = [value for value in returned if value is not None]
+        returned = layer.call(*args, **kwargs)
+        outputs = [value for value in keras.tree.flatten(returned) if value is not None]
         if not outputs or not all(hasattr(value, "_keras_history") for value in outputs):
             raise UntraceableError("its `call` returns what is not made of its inputs")
         new = [
@@ -134,7 +149,8 @@ class Tracer:
         nodes = _nodes_before(outputs, new, inputs)
         for node in nodes:
             self._check(node)
-        return Trace(inputs, outputs, nodes)
+        given = Arguments(tuple(args), kwargs)
+        return Trace(given, inputs, returned, outputs, nodes)
 
     def _check(self, node: Any) -> None:
         import keras
@@ -212,6 +228,25 @@ def _fresh_inputs(
         if name != "training"
     }
     return args, kwargs, inputs
+
+
+def symbolic_tensors(call: Arguments) -> list[Any]:
+    """The symbolic tensors among the arguments of a call, in the order of `Trace.inputs`."""
+    found: list[Any] = []
+    call.filled(found.append)
+    return found
+
+
+def is_followed(layer: Any) -> bool:
+    """Whether what a layer does is written in a `call` of the user, with layers inside."""
+    import keras
+
+    return (
+        isinstance(layer, keras.Layer)
+        and not isinstance(layer, keras.layers.BatchNormalization)
+        and overrides_call(layer)
+        and bool(layer._layers)  # noqa: SLF001
+    )
 
 
 def _map(value: Any, function: Callable[[Any], Any]) -> Any:

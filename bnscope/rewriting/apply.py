@@ -57,13 +57,15 @@ class Rebuilt:
     changed: frozenset[int]
 
 
-def apply_edits(model: Any, edits: Iterable[Edit]) -> Any:
+def apply_edits(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> Any:
     """A new model with the edits made.
 
     Args:
         model: a built Sequential or Functional model. It is not changed, and shares no
             variable with the result.
         edits: what to change, by the paths of `bnscope.graph.live`.
+        opened: whether subclassed models, and custom layers with something to change inside,
+            may become Functional ones.
 
     Returns:
         The new model, not compiled.
@@ -71,22 +73,31 @@ def apply_edits(model: Any, edits: Iterable[Edit]) -> Any:
     Raises:
         UnsupportedModelError: if the model is not built, or cannot be made again.
     """
-    return rebuild(model, edits).model
+    return rebuild(model, edits, opened=opened).model
 
 
-def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
+def rebuild(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> Rebuilt:
     """As `apply_edits`, with the variables of the two models side by side."""
-    check_rebuildable(model)
-    layers = keras_layers(model)
+    if not opened:
+        check_rebuildable(model)
+    layers = keras_layers(model, trace=opened)
     edited = {id(layers[path]): edits for path, edits in by_layer(edits).items()}
     with custom_classes(layers.values()):
-        builder = _Builder(edited, layers)
+        builder = _builder(model, edited, layers, opened=opened)
         rebuilt = builder.layer(model)
     builder.finish(model, rebuilt)
     return Rebuilt(rebuilt, builder.variables, frozenset(builder.changed))
 
 
-class _Builder:
+def _builder(
+    model: Any, edits: dict[int, LayerEdits], layers: dict[str, Any], *, opened: bool
+) -> Builder:
+    from bnscope.rewriting.opening import OpeningBuilder  # which builds on this module
+
+    return OpeningBuilder(model, edits, layers) if opened else Builder(edits, layers)
+
+
+class Builder:
     """Makes the layers of a model again, each once, wherever it is called."""
 
     def __init__(self, edits: dict[int, LayerEdits], layers: dict[str, Any]) -> None:
@@ -106,6 +117,7 @@ class _Builder:
         return self.made[id(old)]
 
     def make(self, old: Any) -> Any:
+        """A new layer, model or operation, with its edits."""
         import keras
 
         if isinstance(old, keras.Sequential):
@@ -125,6 +137,7 @@ class _Builder:
         return new
 
     def edits_of(self, old: Any) -> LayerEdits:
+        """What to change in a layer."""
         return self.edits.get(id(old), _NO_EDITS)
 
     def sequential(self, model: Any) -> Any:
@@ -166,6 +179,7 @@ class _Builder:
         return keras.Model(inputs, made, name=model.name)
 
     def input(self, tensor: Any) -> Any:
+        """The new input for an old one."""
         return self.layer(tensor._keras_history.operation).output  # noqa: SLF001
 
     def call(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> Any:
@@ -173,9 +187,7 @@ class _Builder:
         import keras
 
         layer = node.operation
-        args, kwargs = node.arguments.fill_in(tensors)
-        if self.loses_training(layer):
-            kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        args, kwargs = self.arguments(node, tensors)
         if self.edits_of(layer).dropped:
             self.seen.add(id(layer))
             return self.pass_on(node, args[0], outputs)
@@ -190,6 +202,13 @@ class _Builder:
             # A layer's variable as an operand: its value, so that nothing is shared.
             args = keras.tree.map_structure(_constant, args)
         return self.layer(layer)(*args, **kwargs)
+
+    def arguments(self, node: Any, tensors: dict[int, Any]) -> tuple[Any, Any]:
+        """The arguments of a node, with the new tensors."""
+        args, kwargs = node.arguments.fill_in(tensors)
+        if self.loses_training(node.operation):
+            kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        return args, kwargs
 
     def remaining(self, node: Any) -> list[Any]:
         """The inputs of a node without those that an edit drops."""
@@ -274,6 +293,7 @@ class _Builder:
                 new.trainable = False
 
     def copy_trainable(self, old: Any, new: Any) -> None:
+        """Copies the flags `trainable` of a layer and of what is inside."""
         import keras
 
         if isinstance(old, keras.Sequential) or is_functional(old):

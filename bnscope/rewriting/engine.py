@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bnscope.errors import VerificationError
@@ -28,6 +29,7 @@ def rewrite(
     *,
     verify_data: Any = None,
     graph: Graph | None = None,
+    opened: bool = False,
 ) -> Rewritten:
     """Applies steps to a model and verifies the result through real inference.
 
@@ -37,6 +39,7 @@ def rewrite(
         verify_data: samples to verify with: an array, a list in the order of the inputs, or
             a mapping by input names. None for random inputs with a fixed seed.
         graph: the model's graph, where it is known already.
+        opened: whether subclassed models and custom layers may become Functional models.
 
     Returns:
         The new model and its verification.
@@ -47,21 +50,25 @@ def rewrite(
         UnsupportedModelError: if the model cannot be made again.
         BnscopeError: if the data do not fit the model.
     """
-    rewritten = apply_edits(model, _edits(steps))
+    apply = partial(apply_edits, model, opened=opened)
+    rewritten = apply(_edits(steps))
     verifier = Verifier(model, verify_data, graph)
     verification = verifier.compare(rewritten)
     if not verification.passed:
-        raise failure(model, steps, verifier, verification)
+        raise failure(apply, steps, verifier, verification)
     return Rewritten(rewritten, verification)
 
 
 def failure(
-    model: Any, steps: Sequence[Step], verifier: Verifier, verification: Verification
+    apply: Callable[[list[Edit]], Any],
+    steps: Sequence[Step],
+    verifier: Verifier,
+    verification: Verification,
 ) -> VerificationError:
     """What to raise where steps changed what a model computes, with the step that did.
 
     Args:
-        model: the model that the steps were applied to.
+        apply: makes the model with edits.
         steps: the steps, in order.
         verifier: compares with the model that counts as the original.
         verification: the comparison that failed.
@@ -74,7 +81,7 @@ def failure(
         )
 
     def fails(count: int) -> bool:
-        return not verifier.compare(apply_edits(model, _edits(steps[:count]))).passed
+        return not verifier.compare(apply(_edits(steps[:count]))).passed
 
     what = verification.difference
     if not steps or fails(0):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from bnscope.errors import VerificationError, first_line
 from bnscope.graph import kinds, live
+from bnscope.graph.tracing import Tracer
 from bnscope.rewriting.copying import all_layers, state_variables, to_numpy
 from bnscope.rewriting.inputs import Batch, numpy_dtype
 
@@ -65,7 +66,8 @@ def collect_outputs(
 
 def _call(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:
     try:
-        return model(tensor_batch(model, batch, dtypes), training=False)
+        args, kwargs = _arguments(model, batch, dtypes)
+        return model(*args, **kwargs, training=False)
     except Exception as error:
         # The sizes that were tried may be ones that this network cannot take.
         shapes = ", ".join(str(array.shape) for array in batch)
@@ -131,6 +133,17 @@ def _output_names(model: Any, count: int) -> list[str]:
     for name in names:
         unique.append(name if name not in unique else f"{name} ({names.index(name)})")
     return unique
+
+
+def _arguments(
+    model: Any, batch: Batch, dtypes: Sequence[str]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """A batch as the arguments of a call; a subclassed model may take several."""
+    if hasattr(model, "outputs"):
+        return (tensor_batch(model, batch, dtypes),), {}
+    call = Tracer(model).first_call(model)
+    given = iter(_tensor(array, d) for array, d in zip(batch, dtypes, strict=True))
+    return call.filled(lambda _: next(given))
 
 
 def tensor_batch(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:

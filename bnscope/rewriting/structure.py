@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from bnscope.errors import UnsupportedModelError
-from bnscope.graph.tracing import overrides_call
+from bnscope.graph.model import Graph
+from bnscope.graph.tracing import is_followed, overrides_call
 
 REBUILDABLE = "Build it with keras.Sequential or the functional API."
 
@@ -32,6 +33,26 @@ def check_rebuildable(model: Any) -> None:
         raise UnsupportedModelError(
             f'"{model.name}" ({kind}) has a `call` of its own, so its graph does not say '
             "what it computes.",
+            REBUILDABLE,
+        )
+
+
+def check_openable(model: Any, graph: Graph) -> None:
+    """Raises UnsupportedModelError unless the model's structure is known, and it is built.
+
+    Args:
+        model: a Keras model.
+        graph: its graph, with the `call`s of the user's followed.
+    """
+    if not is_followed(model):
+        check_rebuildable(model)
+        return
+    part = next((part for part in graph.not_analysed if not part.layer), None)
+    if part is not None:
+        kind = type(model).__name__
+        raise UnsupportedModelError(
+            f'"{model.name}" is a subclassed model ({kind}): its structure is written in '
+            f"its `call`, which cannot be followed: {part.reason}.",
             REBUILDABLE,
         )
 

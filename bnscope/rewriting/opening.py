@@ -1,0 +1,180 @@
+"""A model whose structure is written in a `call` -> the same as a Functional model.
+
+The calls are followed once, on symbolic tensors (`graph/tracing`), and made again on copies of
+the layers. A subclassed model becomes a Functional one; so does a custom layer with something
+to change inside. What the `call` decides by Python values is fixed as it is now, and what it
+does only in training is gone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from bnscope.errors import UnsupportedModelError
+from bnscope.graph.tracing import (
+    Arguments,
+    Trace,
+    Tracer,
+    UntraceableError,
+    is_followed,
+    symbolic_tensors,
+)
+from bnscope.rewriting.apply import Builder
+from bnscope.rewriting.copying import all_layers
+from bnscope.rewriting.edits import LayerEdits
+
+
+class OpeningBuilder(Builder):
+    """Makes a model again, and follows the `call`s in which something is to be changed.
+
+    Args:
+        model: the model.
+        edits: what to change, by the `id` of the layer.
+        layers: the layers of the model by path.
+    """
+
+    def __init__(
+        self, model: Any, edits: dict[int, LayerEdits], layers: dict[str, Any]
+    ) -> None:
+        super().__init__(edits, layers)
+        self.model = model
+        self.tracer = Tracer(model)
+        self.training: dict[int, bool | None] = {}
+
+    def make(self, old: Any) -> Any:
+        """The model itself; what it calls is opened where it is called."""
+        if old is self.model and is_followed(old):
+            return self.opened(old, self.tracer.first_call(old))
+        return super().make(old)
+
+    def call(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> Any:
+        """What a node returns on the new tensors."""
+        layer = node.operation
+        if not self.opens(layer):
+            return super().call(node, tensors, outputs)
+        call = Arguments(node.arguments.args, node.arguments.kwargs)
+        if id(layer) not in self.made:
+            self.seen.add(id(layer))
+            self.made[id(layer)] = self.opened(layer, call)
+        given = [tensors[id(tensor)] for tensor in symbolic_tensors(call)]
+        return self.made[id(layer)](given if len(given) > 1 else given[0])
+
+    def opens(self, layer: Any) -> bool:
+        """Whether a `call` is to be followed."""
+        import keras
+
+        if not is_followed(layer):
+            return False
+        return isinstance(layer, keras.Model) or any(
+            id(inner) in self.edits for inner in all_layers(layer)
+        )
+
+    def opened(self, layer: Any, call: Arguments) -> Any:
+        """A Functional model that does what a `call` does."""
+        import keras
+
+        try:
+            trace = self.tracer.trace(layer, [call])
+        except UntraceableError as error:
+            raise UnsupportedModelError(
+                f'"{layer.name}" cannot be made again with changes: {error}.',
+                "Build it with keras.Sequential or the functional API.",
+            ) from error
+        new = {
+            id(old): keras.Input(batch_shape=old.shape, dtype=old.dtype, name=old.name)
+            for old in trace.inputs
+        }
+        inputs = list(new.values())
+        made = self.replay(trace, new)
+        if layer is self.model:
+            inputs = _structured(
+                trace, dict(zip(map(id, trace.inputs), inputs, strict=True))
+            )
+            made = _returned(trace, made)
+        return keras.Model(inputs, made, name=layer.name)
+
+    def replay(self, trace: Trace, tensors: dict[int, Any]) -> list[Any]:
+        """The outputs of a followed call on the new tensors."""
+        import keras
+
+        names = _unique_names(trace)
+        self.training.update(
+            {id(n): mode for n, mode in zip(trace.nodes, trace.training, strict=True)}
+        )
+        outputs = {id(tensor) for tensor in trace.outputs}
+        for node in trace.nodes:
+            operation = node.operation
+            first = id(operation) not in self.made
+            if first and id(operation) in names and not self.opens(operation):
+                self.layer(operation).name = names[id(operation)]
+            new = keras.tree.flatten(self.call(node, tensors, outputs))
+            old = node.output_tensors
+            tensors.update({id(o): n for o, n in zip(old, new, strict=True)})
+        return [tensors[id(tensor)] for tensor in trace.outputs]
+
+    def arguments(self, node: Any, tensors: dict[int, Any]) -> tuple[Any, Any]:
+        """The arguments of a node, with the `training` that holds in either mode."""
+        args, kwargs = super().arguments(node, tensors)
+        if id(node) in self.training:
+            kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+            mode = self.training[id(node)]
+            if mode and _depends_on_training(node.operation):
+                # A Functional model that is called with training=False overrules it.
+                raise UnsupportedModelError(
+                    f'A `call` that is followed calls "{node.operation.name}" with '
+                    "training=True, which no Functional model can do at inference.",
+                    "Call it with training=training.",
+                )
+        return args, kwargs
+
+    def copy_trainable(self, old: Any, new: Any) -> None:
+        """Copies the flags `trainable`, of what was opened too."""
+        if not (old is self.model or self.opens(old)) or not is_followed(old):
+            super().copy_trainable(old, new)
+            return
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+        for inner in old._layers:  # noqa: SLF001
+            if id(inner) in self.made:
+                self.copy_trainable(inner, self.made[id(inner)])
+
+
+def _depends_on_training(layer: Any) -> bool:
+    import keras
+
+    frozen = isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable
+    return bool(getattr(layer, "_call_has_training_arg", False)) and not frozen
+
+
+def _structured(trace: Trace, inputs: Mapping[int, Any]) -> Any:
+    """The inputs in the structure in which the model takes them, if that is one argument."""
+    import keras
+
+    args, kwargs = trace.arguments.args, trace.arguments.kwargs
+    if len(args) == 1 and set(kwargs) <= {"training"}:
+        return keras.tree.map_structure(lambda tensor: inputs[id(tensor)], args[0])
+    return list(inputs.values())
+
+
+def _returned(trace: Trace, made: list[Any]) -> Any:
+    """The outputs in the structure in which the model returns them."""
+    import keras
+
+    if len(made) != len(keras.tree.flatten(trace.returned)):
+        return made
+    return keras.tree.pack_sequence_as(trace.returned, made)
+
+
+def _unique_names(trace: Trace) -> dict[int, str]:
+    """New names for operations of one name, by `id`; blocks may have used it each."""
+    operations = {id(node.operation): node.operation for node in trace.nodes}
+    counts: Counter[str] = Counter()
+    found = {}
+    for key, operation in operations.items():
+        number = counts[operation.name]
+        counts[operation.name] += 1
+        if number:
+            found[key] = f"{operation.name}_{number}"
+    return found

@@ -1,0 +1,316 @@
+"""Subclassed models, and custom layers with BN inside: their `call` is followed and opened."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import bnscope
+from bnscope.errors import UnsupportedModelError
+
+layers = keras.layers
+BN = layers.BatchNormalization
+
+
+@keras.saving.register_keras_serializable("opened")
+class Block(layers.Layer):
+    """Convolution, BN and ReLU; names are the same in each block."""
+
+    def __init__(self, filters=4, *, residual=False, **options):
+        super().__init__(**options)
+        self.filters, self.residual = filters, residual
+        self.conv = layers.Conv2D(filters, 3, padding="same", use_bias=False, name="conv")
+        self.bn = BN(name="bn")
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.bn.build((*shape[:-1], self.filters))
+        super().build(shape)
+
+    def call(self, inputs, training=None):
+        x = keras.ops.relu(self.bn(self.conv(inputs), training=training))
+        return x + inputs if self.residual else x
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "residual": self.residual}
+
+
+class Net(keras.Model):
+    """Attributes, a list, a dictionary, nested blocks, and a layer that is called twice."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.blocks = [Block(4), Block(4, residual=True)]
+        self.heads = {"one": layers.Dense(3), "two": layers.Dense(2)}
+        self.norm = BN()
+        self.shared = layers.Dense(5)
+        self.pool = layers.GlobalAveragePooling2D()
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, inputs, training=None):
+        x = inputs
+        for block in self.blocks:
+            x = block(x, training=training)
+        x = self.drop(self.norm(self.shared(self.pool(x)), training=training))
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+def built(model, *shapes):
+    model(*[np.zeros((2, *shape), "float32") for shape in shapes])
+    return model
+
+
+def randomize_weights(model):
+    rng = np.random.default_rng(5)
+    for variable in model.trainable_variables:
+        if variable.name == "bias":
+            variable.assign(rng.normal(size=variable.shape))
+    return model
+
+
+@pytest.fixture
+def folded(randomized):
+    def fold(model, *shapes):
+        model = randomize_weights(randomized(model))
+        before = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
+        attributes = dict(vars(model))
+        result = bnscope.fold(model)
+        for variable, value in zip(model.variables, before, strict=True):
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
+        assert vars(model).keys() == attributes.keys()
+        changed = {k for k, value in attributes.items() if vars(model)[k] is not value}
+        assert changed <= {"_called"}  # it was run
+        own = {id(v) for v in model.variables}
+        assert not own & {id(v) for v in result.model.variables}
+        x = [
+            np.random.default_rng(1).normal(size=(3, *s)).astype("float32") for s in shapes
+        ]
+        one = keras.tree.flatten(model(*x, training=False))
+        two = keras.tree.flatten(result.model(x if len(x) > 1 else x[0], training=False))
+        for y, z in zip(map(np.asarray, one), map(np.asarray, two), strict=True):
+            assert np.abs(y - z).max() <= 1e-5 * np.abs(y).max()
+        return result
+
+    return fold
+
+
+def norms(model):
+    return [layer for layer in model._flatten_layers() if isinstance(layer, BN)]
+
+
+def test_a_subclassed_model_becomes_a_functional_one_without_bn(folded, tmp_path):
+    result = folded(built(Net(name="net"), (8, 8, 4)), (8, 8, 4))
+    assert all(verdict.folded for verdict in result.verdicts)
+    assert norms(result.model) == []
+    assert isinstance(result.model, keras.src.models.Functional)
+    assert result.model.name == "net"
+    assert set(result.model.output) == {"one", "two"}
+    result.save(tmp_path / "folded.keras")
+    loaded = keras.models.load_model(tmp_path / "folded.keras")
+    x = np.random.default_rng(2).normal(size=(2, 8, 8, 4)).astype("float32")
+    for name, value in result.model(x).items():
+        np.testing.assert_allclose(loaded(x)[name], value, rtol=1e-5)
+
+
+def test_bn_in_a_custom_layer_of_a_functional_model_is_folded(folded):
+    inputs = keras.Input((8, 8, 3))
+    x = Block(4, name="first")(inputs)
+    x = Block(4, residual=True, name="second")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(BN(name="last")(x)))
+    result = folded(model, (8, 8, 3))
+    verdicts = {v.layer: v.into for v in result.verdicts}
+    assert verdicts == {
+        "first/bn": "first/conv",
+        "second/bn": "second/conv",
+        "last": None,
+    }
+    assert [layer.name for layer in norms(result.model)] == ["last"]
+
+
+def test_a_custom_layer_with_nothing_to_fold_stays_one(folded):
+    class Plain(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.dense = layers.Dense(4)
+
+        def call(self, inputs):
+            return keras.ops.tanh(self.dense(inputs))
+
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, BN()(layers.Dense(3)(Plain(name="plain")(inputs))))
+    result = folded(model, (5,))
+    assert result.verdicts[0].folded
+    assert type(result.model.get_layer("plain")) is Plain
+
+
+def test_a_block_that_is_used_twice_is_folded_once(folded):
+    block = Block(3, name="block")
+    inputs = keras.Input((6, 6, 3))
+    result = folded(keras.Model(inputs, block(block(inputs))), (6, 6, 3))
+    assert [v.folded for v in result.verdicts] == [True]
+
+
+def test_several_arguments_become_several_inputs(folded):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = layers.Dense(3), BN()
+
+        def build(self, first_shape, second_shape):
+            self.dense.build(first_shape)
+            self.norm.build((*second_shape[:-1], 3))
+
+        def call(self, first, second, training=None):
+            return self.norm(
+                self.dense(first) - 2.0 * self.dense(second), training=training
+            )
+
+    result = folded(built(Two(), (4,), (4,)), (4,), (4,))
+    assert len(result.model.inputs) == 2
+
+
+def test_flags_and_regularizers_of_the_layers_inside_are_kept(folded):
+    model = built(Net(), (8, 8, 4))
+    model.blocks[0].trainable = False
+    model.shared.kernel_regularizer = keras.regularizers.L2(0.1)
+    result = folded(model, (8, 8, 4))
+    inside = {layer.name: layer for layer in result.model._flatten_layers()}
+    assert not inside[model.blocks[0].name].trainable
+    assert inside[model.blocks[1].name].trainable
+    assert inside[model.shared.name].kernel_regularizer.l2 == pytest.approx(0.1)
+
+
+def times_itself(m, x, t):
+    y = m.dense(x)
+    return m.norm(y, training=t) * y
+
+
+def subclass(call):
+    class Made(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = layers.Dense(4, name="dense"), BN(name="norm")
+            self.other, self.last = BN(name="other"), layers.Dense(4, name="last")
+
+    def made_call(self, inputs, training=None):
+        return call(self, inputs, training)
+
+    Made.call = made_call
+    return built(Made(), (4,))
+
+
+REFUSED = {
+    "used elsewhere": (
+        times_itself,
+        "multiple-consumers",
+    ),
+    "shared convolution": (
+        lambda m, x, t: m.norm(m.dense(x), training=t) * m.dense(x + 1.0),
+        "shared-layer",
+    ),
+    "activation between": (
+        lambda m, x, t: keras.ops.tanh(m.norm(keras.ops.tanh(m.dense(x)), training=t)),
+        "no-linear-neighbour",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_a_call_forbids_is_kept_for_the_usual_reason(call, reason, randomized):
+    result = bnscope.fold(randomized(subclass(call)))
+    (verdict,) = [v for v in result.verdicts if v.layer == "norm"]
+    assert (verdict.folded, verdict.reason) == (False, reason)
+
+
+def test_a_bn_that_is_called_twice_goes_into_both_layers_before_it(folded):
+    model = subclass(
+        lambda m, x, t: m.norm(m.dense(x), training=t) * m.norm(m.last(x), training=t)
+    )
+    (verdict,) = [v for v in folded(model, (4,)).verdicts if v.layer == "norm"]
+    assert set(verdict.layers) == {"dense", "last"}
+
+
+def by_values(m, x, t):
+    y = m.norm(m.dense(x), training=t)
+    return y if keras.ops.sum(x) > 0 else -y
+
+
+NOT_FOLLOWED = {
+    "by values": (by_values, "cannot be followed"),
+    "always training": (
+        lambda m, x, _: m.norm(m.dense(x), training=True),
+        'calls "norm" with training=True',
+    ),
+    "something else in training": (
+        lambda m, x, t: m.norm(m.dense(x)) + (1.0 if t else x),
+        "does not always call the same layers",
+    ),
+    "other layers in training": (
+        lambda m, x, t: m.norm(m.dense(x)) if t else m.other(m.last(x)),
+        "is not built",
+    ),
+    "numpy": (
+        lambda m, x, _: m.norm(keras.ops.convert_to_tensor(np.asarray(m.dense(x)))),
+        "cannot be followed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), NOT_FOLLOWED.values(), ids=NOT_FOLLOWED)
+def test_a_call_that_cannot_be_followed_is_one_line(call, message, randomized):
+    model = randomized(subclass(call))
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        bnscope.fold(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_was_never_called_is_refused():
+    with pytest.raises(UnsupportedModelError, match="not built"):
+        bnscope.fold(Net())
+
+
+def test_a_saved_subclassed_model_is_folded_with_its_class(randomized, tmp_path):
+    @keras.saving.register_keras_serializable("opened")
+    class Saved(Net):
+        pass
+
+    model = randomized(built(Saved(), (8, 8, 4)))
+    model.save(tmp_path / "model.keras")
+    result = bnscope.fold(tmp_path / "model.keras")
+    assert all(verdict.folded for verdict in result.verdicts)
+    x = np.random.default_rng(2).normal(size=(2, 8, 8, 4)).astype("float32")
+    for name, value in model(x).items():
+        np.testing.assert_allclose(result.model(x)[name], value, rtol=1e-4, atol=1e-5)
+
+
+class Backbone(keras.Model):
+    """As in keras_hub: a Functional subclass whose configuration is no graph."""
+
+    def __init__(self, width, **options):
+        inputs = keras.Input((8, 8, 3), name="images")
+        x = Block(width, name="stem")(inputs)
+        x = BN(name="norm")(layers.Conv2D(width, 1, name="conv")(x))
+        super().__init__(inputs={"images": inputs}, outputs=x, **options)
+        self.width = width
+        self.pyramid_outputs = {"P1": x}
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+
+def test_a_functional_subclass_is_folded_through_its_nodes(randomized):
+    model = randomize_weights(randomized(Backbone(4, name="backbone")))
+    result = bnscope.fold(model)
+    assert [v.folded for v in result.verdicts] == [True, True]
+    x = {"images": np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32")}
+    one, two = (np.asarray(m(x)) for m in (model, result.model))
+    assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+
+
+def test_a_backbone_inside_a_model_is_folded(folded):
+    inputs = keras.Input((8, 8, 3))
+    x = Backbone(4, name="backbone")({"images": inputs})
+    head = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(x))
+    result = folded(keras.Model(inputs, head), (8, 8, 3))
+    assert [v.into for v in result.verdicts] == ["backbone/stem/conv", "backbone/conv"]
