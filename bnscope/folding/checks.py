@@ -5,7 +5,7 @@ Each check is a function that returns a `Refusal`, or None if it has nothing aga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -135,10 +135,10 @@ def refuse_producer(graph: Graph, call: Call) -> Refusal | None:
             f"{name} feeds it, a custom layer; its formula is not known.",
         )
     family = family_for(call)
-    if family is None:
-        return not_taken(call)
     if not isinstance(family, Pattern):
-        return None
+        return None if family else not_taken(call)
+    if family.only_ahead:
+        return not_taken(call)
     return refuse_weights(call) or _refuse_activation(call)
 
 
@@ -153,16 +153,24 @@ def refuse_consumer(graph: Graph, call: Call) -> Refusal | None:
 
 
 def refuse_weights(call: Call) -> Refusal | None:
-    """What speaks against changing the weights of a layer."""
-    if _is_quantized(call.layer):
-        return Refusal(
-            Reason.QUANTIZED_LAYER, f"The kernel of {kinds.describe(call)} is quantized."
-        )
-    if _has_lora(call.layer):
-        return Refusal(
-            Reason.LORA, f"{kinds.describe(call)} has LoRA weights that are not merged."
-        )
+    """What speaks against changing the weights of a layer, those inside it included."""
+    for layer in _with_inner(call.layer):
+        if _is_quantized(layer):
+            return Refusal(
+                Reason.QUANTIZED_LAYER,
+                f"The kernel of {kinds.describe(call)} is quantized.",
+            )
+        if _has_lora(layer):
+            return Refusal(
+                Reason.LORA, f"{kinds.describe(call)} has LoRA weights that are not merged."
+            )
     return None
+
+
+def _with_inner(layer: Layer) -> Iterator[Layer]:
+    yield layer
+    for inner in layer.children:
+        yield from _with_inner(inner)
 
 
 def _refuse_activation(call: Call) -> Refusal | None:
@@ -178,11 +186,29 @@ def _refuse_activation(call: Call) -> Refusal | None:
 def _is_quantized(layer: Layer) -> bool:
     policy = layer.config.get("dtype")
     if isinstance(policy, dict):
+        if "Map" in str(policy.get("class_name")):
+            return any(_names_quantization(name) for name in _texts(policy))
         if str(policy.get("class_name")) not in _PLAIN_POLICIES:
-            return "Map" not in str(policy.get("class_name"))
+            return True
         inner = policy.get("config")
         policy = inner.get("name") if isinstance(inner, dict) else None
+    return _names_quantization(policy)
+
+
+def _names_quantization(policy: object) -> bool:
     return isinstance(policy, str) and policy.startswith(_QUANTIZED_NAMES)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value of a configuration."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _has_lora(layer: Layer) -> bool:

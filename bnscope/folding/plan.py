@@ -18,6 +18,7 @@ from bnscope.folding.checks import refuse_consumer, refuse_layer, refuse_produce
 from bnscope.folding.patterns.base import Demand
 from bnscope.folding.reasons import Reason, Refusal
 from bnscope.folding.walk import Take, Way, normalized, refuse_sharing, way_ahead, way_back
+from bnscope.folding.wrappers import View, see_through
 from bnscope.graph import batchnorm, kinds
 from bnscope.graph.model import Call, Graph, Layer
 from bnscope.rewriting.edits import DropLayer, Edit, Step
@@ -133,7 +134,7 @@ def make_plan(graph: Graph) -> Plan:
     Returns:
         The plan; the same for a file and for the model loaded from it.
     """
-    planner = _Planner(graph)
+    planner = _Planner(see_through(graph))
     verdicts = planner.decide()
     in_order = {layer.path: i for i, layer in enumerate(batchnorm.batch_norms(graph))}
     return Plan(
@@ -150,8 +151,9 @@ class _Planner:
     that one finds those behind it as they will be.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.graph = view.graph
         self.folds: dict[str, Fold] = {}
         # What BN layers that stay do, where they have taken up another one.
         self.composed: dict[str, ScaleShift] = {}
@@ -247,7 +249,8 @@ class _Planner:
                 self.compose(take)
         edits.append(DropLayer(layer.path))
         paths = tuple(target.path for target in way.layers)
-        self.folds[layer.path] = Fold(layer.path, ", ".join(paths), tuple(edits))
+        into = ", ".join(paths)
+        self.folds[layer.path] = Fold(layer.path, into, self.view.edits(edits))
         through = [call for call in way.through if call.layer.path not in self.folds]
         return Verdict(
             layer=layer.path,

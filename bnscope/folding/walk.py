@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 from bnscope.bn import ScaleShift
 from bnscope.folding.affine import Affine
 from bnscope.folding.patterns import family_for
-from bnscope.folding.patterns.base import Demand, Passing, Pattern, not_taken
-from bnscope.folding.patterns.joins import identity, same
+from bnscope.folding.patterns.base import (
+    Demand,
+    Passing,
+    Pattern,
+    axis_mismatch,
+    not_taken,
+)
+from bnscope.folding.patterns.joins import same
 from bnscope.folding.reasons import Reason, Refusal
+from bnscope.folding.wrappers import on_a_step
 from bnscope.graph import kinds
 from bnscope.graph.model import Call, Graph, Layer, Tensor
 
@@ -151,6 +158,10 @@ class _Back:
     def hand_on(
         self, call: Call, family: Passing | Pattern | None, affine: Affine
     ) -> Refusal | None:
+        seen = on_a_step(affine, call.outputs[0])
+        if seen is None:
+            return axis_mismatch(call, affine, -1)
+        affine = seen
         if isinstance(family, Pattern):
             values = family.check(call, affine)
             if isinstance(values, Refusal):
@@ -205,7 +216,14 @@ class _Ahead:
 
     def settle(self, call: Call) -> Refusal | None:
         """Lets a call take up or hand on what is to be done to its inputs."""
-        given = {t.index: self.given[t.index] for t in call.inputs if t.index in self.given}
+        given: dict[int, Affine] = {}
+        for tensor in call.inputs:
+            if tensor.index in self.given:
+                affine = self.given[tensor.index]
+                seen = on_a_step(affine, tensor)
+                if seen is None:
+                    return axis_mismatch(call, affine, -1)
+                given[tensor.index] = seen
         if call.layer.path in self.gone:
             self.way.through.append(call)
             return self.give(call.outputs[0], given[normalized(call).index])
@@ -216,9 +234,10 @@ class _Ahead:
                 return found
             self.way.through.append(call)
             return self.give(call.outputs[0], found)
-        if family is None or len(call.inputs) != 1:
+        taken = None if family is None else family.taken(call)
+        if family is None or taken is None or set(given) != {taken.index}:
             return not_taken(call)
-        values = family.check_ahead(call, given.get(normalized(call).index, identity()))
+        values = family.check_ahead(call, given[taken.index])
         refusal = self.refuse(call) if not isinstance(values, Refusal) else values
         if refusal is None and not isinstance(values, Refusal):
             self.way.takes.append(Take(call, family, values))

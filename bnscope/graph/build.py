@@ -244,8 +244,8 @@ class _Flattener:
         """The tensors a call returns; their shapes are given, or inferred."""
         given = call.node.outputs
         layer = call.layer
-        inferred = shapes.infer(
-            layer.kind, layer.config, [self.tensors[index].shape for index in call.inputs]
+        inferred = shapes.infer_layer(
+            layer, [self.tensors[index].shape for index in call.inputs]
         )
         count = max(call.frame.widths.get(call.node.key, 1), len(given))
         for position in range(count):

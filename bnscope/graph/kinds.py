@@ -20,6 +20,8 @@ def _by_rank(name: str, ranks: str = "123") -> frozenset[str]:
 
 
 INPUT = "InputLayer"
+TIME_DISTRIBUTED = "TimeDistributed"
+MODELS = frozenset({"Functional", "Model", "Sequential"})
 
 CONV = _by_rank("Conv*D") | _by_rank("Convolution*D")
 DEPTHWISE_CONV = _by_rank("DepthwiseConv*D", "12")

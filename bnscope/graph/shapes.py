@@ -13,7 +13,7 @@ from typing import Any
 from bnscope.graph import kinds
 from bnscope.graph.batchnorm import KINDS as BATCH_NORM
 from bnscope.graph.limits import MAX_RANK, MAX_SIZE
-from bnscope.graph.model import Shape
+from bnscope.graph.model import Layer, Shape
 
 Config = Mapping[str, Any]
 
@@ -36,6 +36,25 @@ _SAME_SHAPE = (
         "Masking",
     }
 )
+
+
+def infer_layer(layer: Layer, inputs: Sequence[Shape | None]) -> Shape | None:
+    """The shape of what a layer returns, a `TimeDistributed` from the layer inside it.
+
+    Args:
+        layer: the layer.
+        inputs: shapes of its inputs; None for an unknown one.
+
+    Returns:
+        The shape, batch first, or None where it cannot be told.
+    """
+    if layer.kind != kinds.TIME_DISTRIBUTED:
+        return infer(layer.kind, layer.config, inputs)
+    if len(layer.children) != 1 or not inputs or inputs[0] is None or len(inputs[0]) < 2:  # noqa: PLR2004
+        return None
+    batch, steps, *rest = inputs[0]
+    inner = infer_layer(layer.children[0], [(batch, *rest)])
+    return inner and (inner[0], steps, *inner[1:])
 
 
 def infer(kind: str, config: Config, inputs: Sequence[Shape | None]) -> Shape | None:

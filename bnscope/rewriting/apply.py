@@ -22,7 +22,7 @@ from bnscope.rewriting.copying import (
     copy_layer,
     copy_state,
     copy_trainable,
-    own_variables,
+    named_variables,
     read_weights,
     restore_initializers,
     state_variables,
@@ -114,11 +114,10 @@ class _Builder:
             check_rebuildable(old)
             return self.functional(old)
         edits = self.edits_of(old)
-        changes = edits.config
+        name = {"name": old.name} if edits.unwrapped else {}
         if edits.unwrapped:
-            changes = {"name": old.name, **changes}
             old = _inside(old)
-        new = copy_layer(old, changes)
+        new = copy_layer(old, lambda config: edits.configured({**config, **name}))
         if isinstance(old, keras.layers.Layer):
             self.copied.append((old, new, edits))
         return new
@@ -208,7 +207,7 @@ class _Builder:
     def finish(self, model: Any, rebuilt: Any) -> None:
         """Fills the new layers, and checks that no edit was left out."""
         for old, new, edits in self.copied:
-            if edits.transforms or edits.config:
+            if edits.rewrites:
                 write_weights(new, _fitting(new, edits.transformed(read_weights(old))))
                 self.match_by_name(old, new)
             else:
@@ -229,9 +228,9 @@ class _Builder:
 
     def match_by_name(self, old: Any, new: Any) -> None:
         """Notes which variable of an edited layer became which, and which values differ."""
-        before = {variable.name: variable for variable in own_variables(old)}
-        for variable in own_variables(new):
-            former = before.get(variable.name)
+        before = named_variables(old)
+        for name, variable in named_variables(new).items():
+            former = before.get(name)
             if former is None:
                 continue
             self.variables[id(former)] = variable
@@ -271,7 +270,7 @@ def _build_one_by_one(made: dict[int, Any], model: Any) -> None:
 
 def _fitting(layer: Any, weights: Any) -> Any:
     """The weights that the layer has; a bias that an edit took away is left out."""
-    names = {variable.name for variable in own_variables(layer)}
+    names = named_variables(layer)
     return {name: value for name, value in weights.items() if name in names}
 
 
