@@ -17,7 +17,6 @@ from bnscope.folding.patterns.base import (
     Demand,
     Passing,
     Pattern,
-    axis_mismatch,
     not_taken,
 )
 from bnscope.folding.patterns.joins import same
@@ -160,7 +159,7 @@ class _Back:
     ) -> Refusal | None:
         seen = on_a_step(affine, call.outputs[0])
         if seen is None:
-            return axis_mismatch(call, affine, -1)
+            return _from_step_to_step(call)
         affine = seen
         if isinstance(family, Pattern):
             values = family.check(call, affine)
@@ -219,11 +218,13 @@ class _Ahead:
         given: dict[int, Affine] = {}
         for tensor in call.inputs:
             if tensor.index in self.given:
-                affine = self.given[tensor.index]
-                seen = on_a_step(affine, tensor)
+                seen = on_a_step(self.given[tensor.index], tensor)
                 if seen is None:
-                    return axis_mismatch(call, affine, -1)
+                    return _from_step_to_step(call)
                 given[tensor.index] = seen
+        return self.hand_on(call, given)
+
+    def hand_on(self, call: Call, given: dict[int, Affine]) -> Refusal | None:
         if call.layer.path in self.gone:
             self.way.through.append(call)
             return self.give(call.outputs[0], given[normalized(call).index])
@@ -273,6 +274,14 @@ def _unlike(call: Call) -> Refusal:
     return Refusal(
         Reason.MULTIPLE_CONSUMERS,
         f"The output of {kinds.describe(call)} would have to be scaled in several ways.",
+    )
+
+
+def _from_step_to_step(call: Call) -> Refusal:
+    return Refusal(
+        Reason.AXIS_MISMATCH,
+        "Its scale and shift vary from step to step, and "
+        f"{kinds.describe(call)} does the same to each.",
     )
 
 

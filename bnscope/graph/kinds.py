@@ -88,7 +88,14 @@ INPUT_SCALING = frozenset({"Rescaling", "Normalization"})
 RELU = frozenset({"ReLU", "ops.Relu", "ops.Relu6"})
 OUTPUT_ACTIVATIONS = frozenset({"Softmax", "ops.Softmax", "ops.Sigmoid"})
 
+# Classes that Keras publishes, and writes to a .keras file, under another name.
+_PUBLISHED = {"GroupedQueryAttention": "GroupQueryAttention"}
 _LINEAR_NAMES = frozenset({None, "linear"})
+
+
+def published(class_name: str) -> str:
+    """The name under which Keras publishes a class of its own."""
+    return _PUBLISHED.get(class_name, class_name)
 
 
 def activation_name(config: Mapping[str, Any]) -> str | None:

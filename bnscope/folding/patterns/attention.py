@@ -36,9 +36,7 @@ class AttentionPattern(Pattern):
     With `use_bias` all projections have one.
     """
 
-    kinds = frozenset(
-        {"MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention"}
-    )
+    kinds = frozenset({"MultiHeadAttention", "GroupQueryAttention"})
 
     def taken(self, call: Call) -> Tensor | None:
         """The tensor that is query, key and value at once."""

@@ -231,7 +231,7 @@ class EinsumDensePattern(Pattern):
         return keras.Sequential(
             [
                 keras.Input((5, 6)),
-                keras.layers.EinsumDense("abc,cd->abd", (None, 4)),
+                keras.layers.EinsumDense("abc,cd->abd", (5, 4)),
                 keras.layers.BatchNormalization(axis=1),
             ]
         )
