@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import bnscope
+from bnscope.errors import UnsupportedModelError, VerificationError
 from bnscope.folding import make_plan
 from bnscope.graph import archive, live
-from bnscope.rewriting.edits import SetConfig, TransformWeights
+from bnscope.rewriting.apply import apply_edits, rebuild
+from bnscope.rewriting.edits import SetConfig, Step, TransformWeights
 from bnscope.rewriting.engine import rewrite
 
 layers = keras.layers
@@ -92,6 +94,30 @@ def called_twice(x, y):
     shared = TD(layers.Dense(4, use_bias=False))
     norm = TD(BN())
     return [norm(shared(x)), norm(shared(y))]
+
+
+def cnn(*, pool=True):
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(3, 3, use_bias=False, name="conv")(inputs)
+    x = BN(name="norm")(x)
+    x = layers.LeakyReLU(0.3)(x)
+    x = layers.Conv2D(4, 3, name="last")(x)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x) if pool else x)
+
+
+def branched():
+    inputs = keras.Input((6, 6, 2))
+    x = keras.Sequential(
+        [layers.Conv2D(4, 3, padding="same", use_bias=False), BN()], name="stem"
+    )(inputs)
+    y = layers.Add()([x, BN()(layers.Conv2D(4, 1)(layers.LeakyReLU(0.3)(x)))])
+    return keras.Model(inputs, y)
+
+
+def distributed_cnn_called_twice(x, y):
+    frames = TD(cnn())
+    norm = BN()
+    return [norm(frames(x)), norm(frames(y))]
 
 
 GATED = {"use_gate": True, "use_bias": False}
@@ -264,6 +290,36 @@ FOLDED = {
     "distributed einsum": lambda: chain(
         TD(BN()), TD(layers.EinsumDense("abc,cd->abd", (None, 3))), shape=(2, 5, 4)
     ),
+    "distributed model": lambda: chain(TD(cnn()), layers.LSTM(3), shape=(3, 6, 6, 2)),
+    "behind a distributed model": lambda: chain(
+        TD(cnn()), TD(BN()), layers.Dropout(0.2), BN(), shape=(3, 6, 6, 2)
+    ),
+    "before a distributed model": lambda: chain(
+        BN(center=True),
+        TD(cnn(pool=False)),
+        TD(layers.Flatten()),
+        layers.LSTM(2),
+        shape=(3, 6, 6, 2),
+    ),
+    "distributed model of models": lambda: chain(
+        TD(branched()), layers.AveragePooling3D(2), shape=(3, 6, 6, 2)
+    ),
+    "distributed model twice": lambda: chain(TD(TD(cnn())), BN(), shape=(2, 3, 6, 6, 2)),
+    "distributed model with steps of its own": lambda: chain(
+        TD(
+            chain(
+                TD(layers.Dense(4, use_bias=False)), TD(BN()), layers.LSTM(3), shape=(5, 4)
+            )
+        ),
+        layers.LSTM(2),
+        shape=(3, 5, 4),
+    ),
+    "distributed model called twice": lambda: functional(
+        distributed_cnn_called_twice, (3, 6, 6, 2), (2, 6, 6, 2)
+    ),
+    "distributed model in a model": lambda: chain(
+        chain(TD(cnn()), BN(), shape=(3, 6, 6, 2)), layers.LSTM(2), shape=(3, 6, 6, 2)
+    ),
     "distributed bn behind bn": lambda: chain(
         layers.ReLU(), TD(BN()), BN(), TD(layers.Dense(3)), shape=(5, 4)
     ),
@@ -278,6 +334,8 @@ QUICK = {
     "behind grouped attention",
     "einsum along two axes",
     "behind distributed conv",
+    "behind a distributed model",
+    "distributed model with steps of its own",
     "distributed bidirectional",
 }
 
@@ -484,3 +542,132 @@ def test_what_is_not_exact_is_kept_with_its_reason(name):
     found = verdict_of(build())
     assert (found.folded, found.reason) == (False, reason)
     assert detail in found.detail
+
+
+def edited_lstm():
+    return chain(layers.LSTM(3, name="lstm"), layers.Dense(2), shape=(4, 5))
+
+
+def test_variables_of_layers_inside_are_followed_into_the_new_model():
+    model = chain(
+        BN(name="bn"),
+        layers.Bidirectional(layers.LSTM(3, use_bias=False), name="both"),
+        shape=(4, 5),
+    )
+    randomize(model)
+    plan = make_plan(live.read(model))
+    rebuilt = rebuild(model, plan.edits)
+    old, new = model.get_layer("both"), rebuilt.model.get_layer("both")
+    for one, other in (
+        (old.forward_layer, new.forward_layer),
+        (old.backward_layer, new.backward_layer),
+    ):
+        assert rebuilt.variables[id(one.cell.kernel)] is other.cell.kernel
+        assert (
+            rebuilt.variables[id(one.cell.recurrent_kernel)] is other.cell.recurrent_kernel
+        )
+        assert id(other.cell.kernel) in rebuilt.changed
+        assert id(other.cell.recurrent_kernel) not in rebuilt.changed
+
+
+def test_an_edit_reaches_the_layer_inside_that_it_names():
+    model = chain(
+        TD(TD(layers.Dense(3, name="d"), name="inner"), name="outer"), shape=(2, 3, 4)
+    )
+    place = ("layer", "layer")
+    new = apply_edits(
+        model,
+        [
+            SetConfig("outer", {"activation": "relu"}, place),
+            TransformWeights("outer", lambda w: {"bias": w["bias"] + 2.0}, place),
+            TransformWeights(
+                "outer", lambda w: {"layer/layer/bias": w["layer/layer/bias"] * 2}
+            ),
+        ],
+    )
+    old, inner = model.layers[0].layer.layer, new.layers[0].layer.layer
+    assert (inner.name, inner.activation.__name__) == ("d", "relu")
+    assert np.array_equal(inner.bias, [4.0, 4.0, 4.0])
+    assert np.array_equal(inner.kernel, old.kernel)
+
+
+def test_an_edit_of_a_layer_inside_that_is_not_there_is_an_error():
+    model = edited_lstm()
+    with pytest.raises(UnsupportedModelError, match='"lstm" of class LSTM cannot be made'):
+        apply_edits(model, [SetConfig("lstm", {"use_bias": False}, ("cell",))])
+
+
+def test_what_a_layer_holds_beside_its_weights_is_kept():
+    lstm = layers.LSTM(
+        3,
+        name="lstm",
+        stateful=True,
+        dropout=0.3,
+        recurrent_regularizer="l2",
+        kernel_constraint="max_norm",
+        trainable=False,
+    )
+    model = keras.Sequential([keras.Input(batch_shape=(8, 4, 5)), BN(name="bn"), lstm])
+    randomize(model)
+    x = inputs_of(model)
+    model(x[0])
+    assert np.abs(lstm.states[0]).max() > 0
+    new = rebuild(model, make_plan(live.read(model)).edits).model
+    copy = new.get_layer("lstm")
+    assert np.array_equal(copy.states[0], lstm.states[0])
+    assert copy.trainable is False
+    assert type(copy.cell.recurrent_regularizer).__name__ == "L2"
+    assert type(copy.cell.kernel_constraint).__name__ == "MaxNorm"
+    assert_same(run(model, x), run(new, x))
+
+
+def test_flags_inside_a_distributed_model_are_kept():
+    inner = cnn()
+    inner.get_layer("last").trainable = False
+    model = randomize(
+        chain(TD(inner, name="frames"), BN(), layers.LSTM(2), shape=(3, 6, 6, 2))
+    )
+    new = bnscope.fold(model).model.get_layer("frames").layer
+    assert [layer.name for layer in new.layers if not layer.trainable] == ["last"]
+    frozen = chain(TD(cnn(), name="frames", trainable=False), BN(), shape=(3, 6, 6, 2))
+    new = bnscope.fold(randomize(frozen)).model.get_layer("frames")
+    assert new.trainable_variables == []
+
+
+def test_mixed_precision_is_kept_and_the_fold_is_right():
+    policy = {"dtype": "mixed_float16"}
+    model = chain(
+        TD(layers.Dense(6, use_bias=False, **policy), **policy),
+        TD(BN(**policy), **policy),
+        layers.LeakyReLU(0.3, **policy),
+        BN(**policy),
+        layers.Bidirectional(layers.LSTM(4, return_sequences=True, **policy), **policy),
+        layers.Dense(3, dtype="float32"),
+        shape=(5, 6),
+    )
+    randomize(model)
+    for norm in norms(model):
+        norm.moving_variance.assign(np.full(norm.moving_variance.shape, 0.7))
+    result = bnscope.fold(model)
+    assert norms(result.model) == []
+    assert result.model.layers[0].compute_dtype == "float16"
+    assert result.model.layers[-2].forward_layer.cell.kernel.dtype == "float32"
+    assert_same(run(model, inputs_of(model)), run(result.model, inputs_of(model)), 5e-3)
+
+
+def test_a_wrong_fold_inside_a_layer_is_found():
+    model = randomize(chain(BN(), layers.LSTM(4, name="lstm"), shape=(6, 5)))
+    plan = make_plan(live.read(model))
+    wrong = TransformWeights("lstm", lambda w: {"bias": w["bias"] * 1.01}, ("cell",))
+    steps = [*plan.steps(), Step("a wrong step", (wrong,))]
+    with pytest.raises(VerificationError, match="a wrong step causes it"):
+        rewrite(model, steps)
+
+
+def test_plain_layers_of_the_original_keep_their_values():
+    model = randomize(chain(TD(cnn()), layers.LSTM(3), shape=(3, 6, 6, 2)))
+    before = [np.array(value) for value in model.get_weights()]
+    bnscope.fold(model)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)
+    )

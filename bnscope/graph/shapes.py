@@ -53,8 +53,11 @@ def infer_layer(layer: Layer, inputs: Sequence[Shape | None]) -> Shape | None:
     if len(layer.children) != 1 or not inputs or inputs[0] is None or len(inputs[0]) < 2:  # noqa: PLR2004
         return None
     batch, steps, *rest = inputs[0]
-    inner = infer_layer(layer.children[0], [(batch, *rest)])
-    return inner and (inner[0], steps, *inner[1:])
+    if layer.inside is not None:
+        inner = layer.inside.outputs[0].shape if layer.inside.outputs else None
+    else:
+        inner = infer_layer(layer.children[0], [(batch, *rest)])
+    return inner and (batch, steps, *inner[1:])
 
 
 def infer(kind: str, config: Config, inputs: Sequence[Shape | None]) -> Shape | None:

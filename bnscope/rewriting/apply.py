@@ -10,7 +10,7 @@ the layer inside it leaves that layer its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph.live import keras_layers
 from bnscope.rewriting.copying import (
+    all_layers,
     copy_layer,
     copy_state,
     copy_trainable,
@@ -113,6 +114,8 @@ class _Builder:
         if is_functional(old):
             check_rebuildable(old)
             return self.functional(old)
+        if self.has_edits_in_a_model(old):
+            return type(old)(self.layer(old.layer), **_without_layer(old.get_config()))
         edits = self.edits_of(old)
         name = {"name": old.name} if edits.unwrapped else {}
         if edits.unwrapped:
@@ -121,6 +124,16 @@ class _Builder:
         if isinstance(old, keras.layers.Layer):
             self.copied.append((old, new, edits))
         return new
+
+    def has_edits_in_a_model(self, old: Any) -> bool:
+        """Whether a layer is a wrapper around a model in which something is to be changed."""
+        import keras
+
+        if type(old) is not keras.layers.TimeDistributed:
+            return False
+        if not isinstance(old.layer, keras.Model):
+            return self.has_edits_in_a_model(old.layer)
+        return any(id(layer) in self.edits for layer in all_layers(old.layer))
 
     def edits_of(self, old: Any) -> LayerEdits:
         return self.edits.get(id(old), _NO_EDITS)
@@ -256,6 +269,9 @@ class _Builder:
             for layer in old.layers:
                 if id(layer) in self.made:
                     self.copy_trainable(layer, self.made[id(layer)])
+        elif self.has_edits_in_a_model(old):
+            new.trainable = old.trainable
+            self.copy_trainable(old.layer, new.layer)
         else:
             copy_trainable(old, new)
 
@@ -272,6 +288,10 @@ def _fitting(layer: Any, weights: Any) -> Any:
     """The weights that the layer has; a bias that an edit took away is left out."""
     names = named_variables(layer)
     return {name: value for name, value in weights.items() if name in names}
+
+
+def _without_layer(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "layer"}
 
 
 def _constant(value: Any) -> Any:
