@@ -20,7 +20,7 @@ from bnscope.graph.model import CUSTOM_LAYER, Call, Graph, Layer, NotAnalysed
 from bnscope.rules.base import channel_list
 from bnscope.rules.invalid_statistics import InvalidStatistics
 
-_WRAPPERS = frozenset({"TimeDistributed", "Bidirectional", "RNN", "SpectralNormalization"})
+_WRAPPERS = frozenset({"Bidirectional", "RNN", "SpectralNormalization"})
 _PLAIN_POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
 _QUANTIZED_NAMES = ("int8", "int4", "float8", "gptq", "awq", "uint8")
 Check = Callable[[], Refusal | None]
@@ -68,7 +68,6 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
     if part is not None and part.reason != CUSTOM_LAYER:
         where = f"{part.layer} is" if part.layer else "The model is"
         return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
-    holder = graph.holder(layer)
     custom = next((each for each in graph.around(layer) if each.is_custom), None)
     if custom is not None:
         return Refusal(
@@ -76,12 +75,27 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
             f'It is inside {custom.kind.removeprefix("custom.")} "{custom.path}", and how '
             "that uses it is not known.",
         )
-    if holder is not None and holder.kind in _WRAPPERS:
+    return _refuse_wrapped(graph, layer) or Refusal(
+        Reason.OPAQUE_GRAPH, "No call of it is found in the model."
+    )
+
+
+def _refuse_wrapped(graph: Graph, layer: Layer) -> Refusal | None:
+    """The refusal of a layer inside a wrapper that is not seen through."""
+    steps = next((w for w in graph.around(layer) if w.kind == kinds.TIME_DISTRIBUTED), None)
+    if steps is not None:
         return Refusal(
             Reason.NO_LINEAR_NEIGHBOUR,
-            f'It is inside {holder.kind} "{holder.path}", where it has no layer before it.',
+            f'It is inside TimeDistributed "{steps.path}", which is called with a mask, or '
+            "whose layer is used elsewhere too.",
         )
-    return Refusal(Reason.OPAQUE_GRAPH, "No call of it is found in the model.")
+    holder = graph.holder(layer)
+    if holder is None or holder.kind not in _WRAPPERS:
+        return None
+    return Refusal(
+        Reason.NO_LINEAR_NEIGHBOUR,
+        f'It is inside {holder.kind} "{holder.path}", where it has no layer before it.',
+    )
 
 
 def _opaque_parts(graph: Graph) -> list[NotAnalysed]:

@@ -163,13 +163,14 @@ def _wrappers(layer: Layer) -> Iterator[Layer]:
 
 
 def _is_plain(call: Call) -> bool:
-    return len(call.inputs) == 1 and call.kwargs.get("mask") is None
+    one = len(call.inputs) == len(call.outputs) == 1
+    return one and call.kwargs.get("mask") is None
 
 
 def _is_plain_model(graph: Graph) -> bool:
     ends = len(graph.inputs), len(graph.outputs)
     loose = [tensor for tensor in graph.tensors if tensor.producer is None]
-    return ends == (1, 1) and len(loose) == 1 and bool(graph.calls)
+    return ends == (1, 1) and len(loose) == 1 and graph.inputs != graph.outputs
 
 
 def _models(layer: Layer) -> Iterator[Layer]:

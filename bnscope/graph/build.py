@@ -347,7 +347,7 @@ class _Flattener:
         inner = spec.children[0] if len(spec.children) == 1 else None
         if spec.kind != kinds.TIME_DISTRIBUTED or inner is None or inner.model is None:
             return None
-        if inner.model.opaque or inner.model.traced:
+        if inner.model.opaque or inner.kind not in kinds.MODELS:
             return None
         other = _Flattener()
         other.layers, other.specs, other.made = self.layers, self.specs, self.made

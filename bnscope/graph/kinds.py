@@ -167,7 +167,7 @@ def spatial_rank(kind: str) -> int | None:
 def tensor_rank(kind: str) -> int | None:
     """The rank of the tensors a kind of layer takes; None where its name does not say."""
     rank = spatial_rank(kind)
-    return None if rank is None else rank + 2
+    return None if rank is None or kind in RECURRENT else rank + 2
 
 
 def output_channel_axis(call: Call) -> int | None:
