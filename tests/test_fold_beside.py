@@ -119,6 +119,20 @@ def test_mixed_precision_keeps_its_dtypes(randomized):
     assert result.model.output.dtype == "float16"
 
 
+def test_a_sum_next_to_a_wrapper_and_inside_one_is_found(folded):
+    def make(x, y):
+        inner = keras.Sequential([keras.Input((8, 4)), layers.Dense(4), BN()])
+        return layers.TimeDistributed(inner)(conv(3)(x) + y)
+
+    assert directions(folded(beside(make))) == ["beside", "backward"]
+    features = keras.Input((8, 4))
+    z = layers.ReLU()(features)
+    inner = keras.Model(features, BN()(z) + layers.Dense(4)(z))
+    inputs = keras.Input((5, 8, 4))
+    steps = layers.TimeDistributed(inner)(inputs)
+    assert directions(folded(keras.Model(inputs, steps))) == ["beside"]
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -56,7 +56,7 @@ def way_beside(
         return None
     source = _origin(graph, normalized(call), gone)
     for other in _addends(graph, cut.total, gone):
-        if other is call or _origin(graph, normalized(other), gone) is not source:
+        if other is call or _origin(graph, normalized(other), gone) != source:
             continue
         family = family_for(other)
         if not isinstance(family, Pattern) or refuse(other) is not None:
@@ -70,7 +70,7 @@ def way_beside(
 def without(graph: Graph, call: Call, cut: Cut) -> Graph:
     """The graph where a BN layer takes nothing, and a sum has one operand less."""
     total = cut.total
-    rest = tuple(tensor for tensor in total.inputs if tensor is not cut.operand)
+    rest = tuple(tensor for tensor in total.inputs if tensor.index != cut.operand.index)
     calls = list(graph.calls)
     calls[call.index] = replace(call, inputs=())
     calls[total.index] = replace(total, inputs=rest, args=(list(rest),), kwargs={})
@@ -85,7 +85,7 @@ def _sum_behind(graph: Graph, call: Call, gone: Collection[str]) -> Cut | None:
         if user is None or len(graph.calls_of(call.layer)) != 1:
             return None
         if is_sum(user):
-            once = sum(other is tensor for other in user.inputs) == 1
+            once = [other.index for other in user.inputs].count(tensor.index) == 1
             fits = once and len(user.inputs) > 1
             beside = _folder(user) == _folder(call)
             return Cut(user, tensor, call.layer.path) if fits and beside else None
@@ -109,12 +109,12 @@ def _addends(graph: Graph, total: Call, gone: Collection[str]) -> Iterator[Call]
             call = graph.producer(tensor)
 
 
-def _origin(graph: Graph, tensor: Tensor, gone: Collection[str]) -> Tensor:
-    """The tensor that only layers without effect at inference lie behind."""
+def _origin(graph: Graph, tensor: Tensor, gone: Collection[str]) -> int:
+    """The index of the tensor that only layers without effect at inference lie behind."""
     while True:
         call = graph.producer(tensor)
         if call is None or not _lets_pass(call, gone):
-            return tensor
+            return tensor.index
         tensor = normalized(call)
 
 

@@ -5,7 +5,7 @@ Each check is a function that returns a `Refusal`, or None if it has nothing aga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from bnscope.graph.model import CUSTOM_LAYER, Call, Graph, Layer, NotAnalysed
 from bnscope.rules.base import channel_list
 from bnscope.rules.invalid_statistics import InvalidStatistics
 
-_WRAPPERS = frozenset({"TimeDistributed", "Bidirectional", "RNN", "SpectralNormalization"})
+_WRAPPERS = frozenset({"Bidirectional", "RNN", "SpectralNormalization"})
 _PLAIN_POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
 _QUANTIZED_NAMES = ("int8", "int4", "float8", "gptq", "awq", "uint8")
 Check = Callable[[], Refusal | None]
@@ -63,7 +63,6 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
     if part is not None and part.reason != CUSTOM_LAYER:
         where = f"{part.layer} is" if part.layer else "The model is"
         return Refusal(Reason.OPAQUE_GRAPH, f"{where} not analysed: {part.reason}.")
-    holder = graph.holder(layer)
     custom = next((each for each in graph.around(layer) if each.is_custom), None)
     if custom is not None:
         return Refusal(
@@ -71,12 +70,27 @@ def _refuse_place(graph: Graph, layer: Layer) -> Refusal | None:
             f'It is inside {custom.kind.removeprefix("custom.")} "{custom.path}", and how '
             "that uses it is not known.",
         )
-    if holder is not None and holder.kind in _WRAPPERS:
+    return _refuse_wrapped(graph, layer) or Refusal(
+        Reason.OPAQUE_GRAPH, "No call of it is found in the model."
+    )
+
+
+def _refuse_wrapped(graph: Graph, layer: Layer) -> Refusal | None:
+    """The refusal of a layer inside a wrapper that is not seen through."""
+    steps = next((w for w in graph.around(layer) if w.kind == kinds.TIME_DISTRIBUTED), None)
+    if steps is not None:
         return Refusal(
             Reason.NO_LINEAR_NEIGHBOUR,
-            f'It is inside {holder.kind} "{holder.path}", where it has no layer before it.',
+            f'It is inside TimeDistributed "{steps.path}", which is called with a mask, or '
+            "whose layer is used elsewhere too.",
         )
-    return Refusal(Reason.OPAQUE_GRAPH, "No call of it is found in the model.")
+    holder = graph.holder(layer)
+    if holder is None or holder.kind not in _WRAPPERS:
+        return None
+    return Refusal(
+        Reason.NO_LINEAR_NEIGHBOUR,
+        f'It is inside {holder.kind} "{holder.path}", where it has no layer before it.',
+    )
 
 
 def _opaque_parts(graph: Graph) -> list[NotAnalysed]:
@@ -126,24 +140,32 @@ def refuse_producer(graph: Graph, call: Call) -> Refusal | None:
             f"{name} feeds it, a custom layer; its formula is not known.",
         )
     family = family_for(call)
-    if family is None:
-        return not_taken(call)
     if not isinstance(family, Pattern):
-        return None
+        return None if family else not_taken(call)
+    if family.only_ahead:
+        return not_taken(call)
     return refuse_weights(call) or _refuse_activation(call)
 
 
 def refuse_weights(call: Call) -> Refusal | None:
-    """What speaks against changing the weights of a layer."""
-    if _is_quantized(call.layer):
-        return Refusal(
-            Reason.QUANTIZED_LAYER, f"The kernel of {kinds.describe(call)} is quantized."
-        )
-    if _has_lora(call.layer):
-        return Refusal(
-            Reason.LORA, f"{kinds.describe(call)} has LoRA weights that are not merged."
-        )
+    """What speaks against changing the weights of a layer, those inside it included."""
+    for layer in _with_inner(call.layer):
+        if _is_quantized(layer):
+            return Refusal(
+                Reason.QUANTIZED_LAYER,
+                f"The kernel of {kinds.describe(call)} is quantized.",
+            )
+        if _has_lora(layer):
+            return Refusal(
+                Reason.LORA, f"{kinds.describe(call)} has LoRA weights that are not merged."
+            )
     return None
+
+
+def _with_inner(layer: Layer) -> Iterator[Layer]:
+    yield layer
+    for inner in layer.children:
+        yield from _with_inner(inner)
 
 
 def _refuse_activation(call: Call) -> Refusal | None:
@@ -159,11 +181,29 @@ def _refuse_activation(call: Call) -> Refusal | None:
 def _is_quantized(layer: Layer) -> bool:
     policy = layer.config.get("dtype")
     if isinstance(policy, dict):
+        if "Map" in str(policy.get("class_name")):
+            return any(_names_quantization(name) for name in _texts(policy))
         if str(policy.get("class_name")) not in _PLAIN_POLICIES:
-            return "Map" not in str(policy.get("class_name"))
+            return True
         inner = policy.get("config")
         policy = inner.get("name") if isinstance(inner, dict) else None
+    return _names_quantization(policy)
+
+
+def _names_quantization(policy: object) -> bool:
     return isinstance(policy, str) and policy.startswith(_QUANTIZED_NAMES)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value of a configuration."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _has_lora(layer: Layer) -> bool:

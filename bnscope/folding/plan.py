@@ -19,6 +19,7 @@ from bnscope.folding.checks import refuse_layer, refuse_producer, refuse_weights
 from bnscope.folding.patterns.base import Demand, Pattern
 from bnscope.folding.reasons import Reason, Refusal
 from bnscope.folding.walk import Take, Way, normalized, refuse_sharing, way_ahead, way_back
+from bnscope.folding.wrappers import View, see_through
 from bnscope.graph import batchnorm, kinds
 from bnscope.graph.model import Call, Graph, Layer
 from bnscope.rewriting.edits import DropInput, DropLayer, Edit, Step
@@ -140,7 +141,7 @@ def make_plan(graph: Graph) -> Plan:
     Returns:
         The plan; the same for a file and for the model loaded from it.
     """
-    planner = _Planner(graph)
+    planner = _Planner(see_through(graph))
     verdicts = planner.decide()
     in_order = {layer.path: i for i, layer in enumerate(batchnorm.batch_norms(graph))}
     return Plan(
@@ -158,8 +159,9 @@ class _Planner:
     first, so that one finds those behind it as they will be.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.graph = view.graph
         self.folds: dict[str, Fold] = {}
         # What BN layers that stay do, where they have taken up another one.
         self.composed: dict[str, ScaleShift] = {}
@@ -297,7 +299,8 @@ class _Planner:
             edits.append(DropInput(cut.total.layer.path, cut.source))
         edits.append(DropLayer(layer.path))
         paths = tuple(target.path for target in way.layers)
-        self.folds[layer.path] = Fold(layer.path, ", ".join(paths), tuple(edits))
+        into = ", ".join(paths)
+        self.folds[layer.path] = Fold(layer.path, into, self.view.edits(edits))
         through = [call for call in way.through if call.layer.path not in self.folds]
         return Verdict(
             layer=layer.path,

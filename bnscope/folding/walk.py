@@ -16,6 +16,7 @@ from bnscope.folding.patterns import family_for
 from bnscope.folding.patterns.base import Demand, Passing, Pattern, not_taken
 from bnscope.folding.patterns.joins import same
 from bnscope.folding.reasons import Reason, Refusal
+from bnscope.folding.wrappers import on_a_step
 from bnscope.graph import kinds
 from bnscope.graph.model import Call, Graph, Layer, Tensor
 
@@ -151,6 +152,10 @@ class _Back:
     def hand_on(
         self, call: Call, family: Passing | Pattern | None, affine: Affine
     ) -> Refusal | None:
+        seen = on_a_step(affine, call.outputs[0])
+        if seen is None:
+            return _from_step_to_step(call)
+        affine = seen
         if isinstance(family, Pattern):
             values = family.check(call, affine)
             if isinstance(values, Refusal):
@@ -205,7 +210,16 @@ class _Ahead:
 
     def settle(self, call: Call) -> Refusal | None:
         """Lets a call take up or hand on what is to be done to its inputs."""
-        given = {t.index: self.given[t.index] for t in call.inputs if t.index in self.given}
+        given: dict[int, Affine] = {}
+        for tensor in call.inputs:
+            if tensor.index in self.given:
+                seen = on_a_step(self.given[tensor.index], tensor)
+                if seen is None:
+                    return _from_step_to_step(call)
+                given[tensor.index] = seen
+        return self.hand_on(call, given)
+
+    def hand_on(self, call: Call, given: dict[int, Affine]) -> Refusal | None:
         if call.layer.path in self.gone:
             self.way.through.append(call)
             return self.give(call.outputs[0], given[normalized(call).index])
@@ -216,11 +230,10 @@ class _Ahead:
                 return found
             self.way.through.append(call)
             return self.give(call.outputs[0], found)
-        if family is None or len(call.inputs) != 1:
+        taken = None if family is None else family.taken(call)
+        if family is None or taken is None or set(given) != {taken.index}:
             return not_taken(call)
-        values = family.check_ahead(
-            call, given.get(normalized(call).index, Affine.identity())
-        )
+        values = family.check_ahead(call, given[taken.index])
         refusal = self.refuse(call) if not isinstance(values, Refusal) else values
         if refusal is None and not isinstance(values, Refusal):
             self.way.takes.append(Take(call, family, values))
@@ -256,6 +269,14 @@ def _unlike(call: Call) -> Refusal:
     return Refusal(
         Reason.MULTIPLE_CONSUMERS,
         f"The output of {kinds.describe(call)} would have to be scaled in several ways.",
+    )
+
+
+def _from_step_to_step(call: Call) -> Refusal:
+    return Refusal(
+        Reason.AXIS_MISMATCH,
+        "Its scale and shift vary from step to step, and "
+        f"{kinds.describe(call)} does the same to each.",
     )
 
 

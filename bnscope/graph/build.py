@@ -244,8 +244,8 @@ class _Flattener:
         """The tensors a call returns; their shapes are given, or inferred."""
         given = call.node.outputs
         layer = call.layer
-        inferred = shapes.infer(
-            layer.kind, layer.config, [self.tensors[index].shape for index in call.inputs]
+        inferred = shapes.infer_layer(
+            layer, [self.tensors[index].shape for index in call.inputs]
         )
         count = max(call.frame.widths.get(call.node.key, 1), len(given))
         for position in range(count):
@@ -337,9 +337,25 @@ class _Flattener:
             spec.variables,
             children,
             spec.config_known,
+            self.inside(spec),
         )
         self.layers[path] = self.made[id(spec)] = layer
         return layer
+
+    def inside(self, spec: LayerSpec) -> Graph | None:
+        """What the model inside a `TimeDistributed` does, if that can be told."""
+        inner = spec.children[0] if len(spec.children) == 1 else None
+        if spec.kind != kinds.TIME_DISTRIBUTED or inner is None or inner.model is None:
+            return None
+        if inner.model.opaque or inner.kind not in kinds.MODELS:
+            return None
+        other = _Flattener()
+        other.layers, other.specs, other.made = self.layers, self.specs, self.made
+        other.counts, other.plans, other.visited = self.counts, self.plans, self.visited
+        prefix = f"{self.made[id(inner)].path}/"
+        outputs = other.model(inner.model, prefix=prefix, given=None, training=None)
+        self.visited = other.visited
+        return other.freeze(inner.name, outputs, Training(), has_weights=True)[0]
 
     def unique(self, path: str) -> str:
         if path not in self.layers:

@@ -158,7 +158,7 @@ def _kind(obj: Config, class_name: str) -> str:
         return f"ops.{short}"
     else:
         own = ">" not in class_name
-    return short if own else f"custom.{short}"
+    return kinds.published(short) if own else f"custom.{short}"
 
 
 def _is_operation_without_module(obj: Config) -> bool:

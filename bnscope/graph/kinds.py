@@ -20,6 +20,8 @@ def _by_rank(name: str, ranks: str = "123") -> frozenset[str]:
 
 
 INPUT = "InputLayer"
+TIME_DISTRIBUTED = "TimeDistributed"
+MODELS = frozenset({"Functional", "Model", "Sequential"})
 
 CONV = _by_rank("Conv*D") | _by_rank("Convolution*D")
 DEPTHWISE_CONV = _by_rank("DepthwiseConv*D", "12")
@@ -112,7 +114,14 @@ INPUT_SCALING = frozenset({"Rescaling", "Normalization"})
 RELU = frozenset({"ReLU", "ops.Relu", "ops.Relu6"})
 OUTPUT_ACTIVATIONS = frozenset({"Softmax", "ops.Softmax", "ops.Sigmoid"})
 
+# Classes that Keras publishes, and writes to a .keras file, under another name.
+_PUBLISHED = {"GroupedQueryAttention": "GroupQueryAttention"}
 _LINEAR_NAMES = frozenset({None, "linear"})
+
+
+def published(class_name: str) -> str:
+    """The name under which Keras publishes a class of its own."""
+    return _PUBLISHED.get(class_name, class_name)
 
 
 def activation_name(config: Mapping[str, Any]) -> str | None:
@@ -184,7 +193,7 @@ def spatial_rank(kind: str) -> int | None:
 def tensor_rank(kind: str) -> int | None:
     """The rank of the tensors a kind of layer takes; None where its name does not say."""
     rank = spatial_rank(kind)
-    return None if rank is None else rank + 2
+    return None if rank is None or kind in RECURRENT else rank + 2
 
 
 def output_channel_axis(call: Call) -> int | None:

@@ -231,7 +231,7 @@ def kind_of(layer: Any) -> str:
     if module.startswith("keras.src.ops"):
         return f"ops.{cls.__name__}"
     own = module == "keras" or module.startswith("keras.")
-    return cls.__name__ if own else f"custom.{cls.__name__}"
+    return kinds.published(cls.__name__) if own else f"custom.{cls.__name__}"
 
 
 def _has_nodes(layer: Any) -> bool:

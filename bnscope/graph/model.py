@@ -44,6 +44,8 @@ class Layer:
             inside a `TimeDistributed`, the cell of a recurrent layer).
         config_known: False where only the variables were found (a file with only weights):
             what is missing in `config` is then not Keras's default, but not known.
+        inside: of a `TimeDistributed` around a model, what that does to one step; its layers
+            are those of the graph.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Layer:
     variables: Mapping[str, Variable] = field(default_factory=dict, repr=False)
     children: tuple[Layer, ...] = field(default=(), repr=False)
     config_known: bool = True
+    inside: Graph | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from bnscope.graph import kinds
 from bnscope.graph.batchnorm import KINDS as BATCH_NORM
 from bnscope.graph.limits import MAX_RANK, MAX_SIZE
-from bnscope.graph.model import Shape
+from bnscope.graph.model import Layer, Shape
 
 Config = Mapping[str, Any]
 
@@ -36,6 +36,42 @@ _SAME_SHAPE = (
         "Masking",
     }
 )
+
+
+def infer_layer(layer: Layer, inputs: Sequence[Shape | None]) -> Shape | None:
+    """The shape of what a layer returns, a `TimeDistributed` from the layer inside it.
+
+    Args:
+        layer: the layer.
+        inputs: shapes of its inputs; None for an unknown one.
+
+    Returns:
+        The shape, batch first, or None where it cannot be told.
+    """
+    if not inputs or inputs[0] is None or not layer.children:
+        return infer(layer.kind, layer.config, inputs)
+    if layer.kind == kinds.TIME_DISTRIBUTED:
+        return _distributed(layer, inputs[0])
+    inner = layer.children[0]
+    if layer.kind == "Bidirectional":
+        found = infer_layer(inner, inputs)
+        both = layer.config.get("merge_mode", "concat") == "concat"
+        return (*found[:-1], 2 * (found[-1] or 0) or None) if found and both else found
+    if layer.kind == "RNN" and "units" in inner.config:
+        config = {**layer.config, "units": inner.config["units"]}
+        return infer("LSTM", config, inputs)
+    return infer(layer.kind, layer.config, inputs)
+
+
+def _distributed(layer: Layer, shape: Shape) -> Shape | None:
+    if len(shape) < 2:  # noqa: PLR2004
+        return None
+    batch, steps, *rest = shape
+    if layer.inside is not None:
+        inner = layer.inside.outputs[0].shape if layer.inside.outputs else None
+    else:
+        inner = infer_layer(layer.children[0], [(batch, *rest)])
+    return inner and (batch, steps, *inner[1:])
 
 
 def infer(kind: str, config: Config, inputs: Sequence[Shape | None]) -> Shape | None:
@@ -83,17 +119,6 @@ def _infer(
 
 def _dense(_kind: str, config: Config, shape: Shape) -> Shape:
     return (*shape[:-1], config["units"])
-
-
-def _einsum_dense(_kind: str, config: Config, shape: Shape) -> Shape | None:
-    operands, _, result = str(config["equation"]).replace(" ", "").partition("->")
-    before = operands.partition(",")[0]
-    given = (None, *_tuple(config["output_shape"], 1))
-    if len(before) != len(shape) or len(result) != len(given):
-        return None  # an ellipsis
-    sizes = dict(zip(before, shape, strict=True))
-    pairs = zip(result, given, strict=True)
-    return tuple(sizes.get(label) if size is None else size for label, size in pairs)
 
 
 def _embedding(_kind: str, config: Config, shape: Shape) -> Shape:
@@ -192,6 +217,25 @@ def _recurrent(_kind: str, config: Config, shape: Shape) -> Shape:
     return (*shape[: 2 if config.get("return_sequences") else 1], config["units"])
 
 
+def _conv_recurrent(kind: str, config: Config, shape: Shape) -> Shape:
+    batch, *rest = _conv(kind, config, (shape[0], *shape[2:]))
+    return (batch, *(shape[1:2] if config.get("return_sequences") else ()), *rest)
+
+
+def _einsum(_kind: str, config: Config, shape: Shape) -> Shape | None:
+    labels, _, output = (
+        config["equation"].replace("...", "").replace(" ", "").partition("->")
+    )
+    labels = labels.partition(",")[0]
+    known = dict(zip(labels, shape[len(shape) - len(labels) :], strict=True))
+    given = config["output_shape"]
+    given = (given,) if isinstance(given, int) else tuple(given)
+    found = [known.get(label) for label in output[len(output) - len(given) :]]
+    sizes = [size or own for size, own in zip(given, found, strict=True)]
+    # What the ellipsis stands for, or the batch, comes before.
+    return (*shape[: len(shape) - len(labels) or 1], *sizes)
+
+
 def _merged(kind: str, config: Config, shapes: list[Shape]) -> Shape | None:
     rank = len(shapes[0])
     if any(len(shape) != rank for shape in shapes):
@@ -252,7 +296,6 @@ _RULES: tuple[tuple[frozenset[str], Callable[[str, Config, Shape], Shape | None]
     (kinds.CONVOLUTIONS, _conv),
     (kinds.POOLING, _pool),
     (kinds.DENSE, _dense),
-    (frozenset({"EinsumDense"}), _einsum_dense),
     (frozenset({"Embedding"}), _embedding),
     (kinds.UPSAMPLING, _upsample),
     (kinds.ZERO_PADDING | (kinds.CROPPING - {"CenterCrop"}), _pad_or_crop),
@@ -262,4 +305,6 @@ _RULES: tuple[tuple[frozenset[str], Callable[[str, Config, Shape], Shape | None]
     (frozenset({"Permute"}), _permute),
     (frozenset({"RepeatVector"}), _repeat),
     (frozenset({"LSTM", "GRU", "SimpleRNN"}), _recurrent),
+    (frozenset({"ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"}), _conv_recurrent),
+    (frozenset({"EinsumDense"}), _einsum),
 )

@@ -10,7 +10,7 @@ the layer inside it leaves that layer its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph.live import keras_layers
 from bnscope.rewriting.copying import (
+    all_layers,
     copy_layer,
     copy_state,
     copy_trainable,
-    own_variables,
+    named_variables,
     read_weights,
     restore_initializers,
     state_variables,
@@ -126,15 +127,26 @@ class Builder:
         if is_functional(old):
             check_rebuildable(old)
             return self.functional(old)
+        if self.has_edits_in_a_model(old):
+            return type(old)(self.layer(old.layer), **_without_layer(old.get_config()))
         edits = self.edits_of(old)
-        changes = edits.config
+        name = {"name": old.name} if edits.unwrapped else {}
         if edits.unwrapped:
-            changes = {"name": old.name, **changes}
             old = _inside(old)
-        new = copy_layer(old, changes)
+        new = copy_layer(old, lambda config: edits.configured({**config, **name}))
         if isinstance(old, keras.layers.Layer):
             self.copied.append((old, new, edits))
         return new
+
+    def has_edits_in_a_model(self, old: Any) -> bool:
+        """Whether a layer is a wrapper around a model in which something is to be changed."""
+        import keras
+
+        if type(old) is not keras.layers.TimeDistributed:
+            return False
+        if not isinstance(old.layer, keras.Model):
+            return self.has_edits_in_a_model(old.layer)
+        return any(id(layer) in self.edits for layer in all_layers(old.layer))
 
     def edits_of(self, old: Any) -> LayerEdits:
         """What to change in a layer."""
@@ -252,7 +264,7 @@ class Builder:
     def finish(self, model: Any, rebuilt: Any) -> None:
         """Fills the new layers, and checks that no edit was left out."""
         for old, new, edits in self.copied:
-            if edits.transforms or edits.config:
+            if edits.rewrites:
                 write_weights(new, _fitting(new, edits.transformed(read_weights(old))))
                 self.match_by_name(old, new)
             else:
@@ -273,9 +285,9 @@ class Builder:
 
     def match_by_name(self, old: Any, new: Any) -> None:
         """Notes which variable of an edited layer became which, and which values differ."""
-        before = {variable.name: variable for variable in own_variables(old)}
-        for variable in own_variables(new):
-            former = before.get(variable.name)
+        before = named_variables(old)
+        for name, variable in named_variables(new).items():
+            former = before.get(name)
             if former is None:
                 continue
             self.variables[id(former)] = variable
@@ -302,6 +314,9 @@ class Builder:
             for layer in old.layers:
                 if id(layer) in self.made:
                     self.copy_trainable(layer, self.made[id(layer)])
+        elif self.has_edits_in_a_model(old):
+            new.trainable = old.trainable
+            self.copy_trainable(old.layer, new.layer)
         else:
             copy_trainable(old, new)
 
@@ -316,8 +331,12 @@ def _build_one_by_one(made: dict[int, Any], model: Any) -> None:
 
 def _fitting(layer: Any, weights: Any) -> Any:
     """The weights that the layer has; a bias that an edit took away is left out."""
-    names = {variable.name for variable in own_variables(layer)}
+    names = named_variables(layer)
     return {name: value for name, value in weights.items() if name in names}
+
+
+def _without_layer(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "layer"}
 
 
 def _constant(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -15,13 +15,15 @@ from bnscope.errors import UnsupportedModelError, first_line
 from bnscope.graph import kinds, live
 from bnscope.rewriting.edits import Weights
 
+Change = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
-def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
+
+def copy_layer(layer: Any, change: Change | None = None) -> Any:
     """A new layer of the same class, not yet built.
 
     Args:
         layer: a Keras layer or operation.
-        changes: entries of its configuration that differ.
+        change: what is done to its configuration; it must not change what it is given.
 
     Returns:
         The new layer; it shares no variable with the old one.
@@ -34,7 +36,8 @@ def copy_layer(layer: Any, changes: Mapping[str, Any]) -> Any:
     if not isinstance(layer, keras.layers.Layer):
         return _copy_operation(layer)
     try:
-        config = {**layer.get_config(), **changes}
+        config = layer.get_config()
+        config = dict(config if change is None else change(config))
         config.update(_live_functions(layer, config))
         config.update(dict.fromkeys(_costly_initializers(layer, config), "zeros"))
         if isinstance(layer, keras.layers.Lambda):
@@ -89,13 +92,13 @@ def copy_trainable(old: Any, new: Any) -> None:
 
 
 def read_weights(layer: Any) -> dict[str, npt.NDArray[Any]]:
-    """The layer's own variables by name."""
-    return {variable.name: to_numpy(variable) for variable in own_variables(layer)}
+    """All variables of a layer by name, those of layers inside it included."""
+    return {name: to_numpy(value) for name, value in named_variables(layer).items()}
 
 
 def write_weights(layer: Any, weights: Weights) -> None:
-    """Sets the layer's own variables, each rounded once to its dtype."""
-    variables = {variable.name: variable for variable in own_variables(layer)}
+    """Sets the variables that `read_weights` reads, each rounded once to its dtype."""
+    variables = named_variables(layer)
     if set(variables) != set(weights):
         raise UnsupportedModelError(
             f'Layer "{layer.name}" of class {type(layer).__name__} has the variables '
@@ -103,12 +106,37 @@ def write_weights(layer: Any, weights: Weights) -> None:
             "This version of Keras builds the layer in another way; please report it.",
         )
     for name, variable in variables.items():
-        variable.assign(weights[name].astype(_numpy_dtype(str(variable.dtype))))
+        value = np.asarray(weights[name])
+        variable.assign(value.astype(_numpy_dtype(str(variable.dtype))))
+
+
+def named_variables(layer: Any) -> dict[str, Any]:
+    """All variables and states of a layer by names that a copy of it has too.
+
+    A variable of a layer inside has the names of attributes before its own: `cell/kernel`,
+    `query_dense/bias`. Names of layers would not do: a copy may number them otherwise.
+    """
+    found: dict[str, Any] = {}
+    for place, each in _by_place(layer):
+        states = [g.state for g in getattr(each, "_seed_generators", ())]
+        if getattr(each, "stateful", False):
+            states += getattr(each, "states", None) or ()
+        found |= {f"{place}{variable.name}": variable for variable in own_variables(each)}
+        found |= {f"{place}state {index}": state for index, state in enumerate(states)}
+    return found
 
 
 def own_variables(layer: Any) -> list[Any]:
     """The variables of a layer without those of layers inside it."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]  # noqa: SLF001
+
+
+def _by_place(layer: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """A layer and all layers inside it, with the attributes that lead to each."""
+    yield place, layer
+    names = {id(value): name.lstrip("_") for name, value in vars(layer).items()}
+    for index, inner in enumerate(getattr(layer, "_layers", ())):
+        yield from _by_place(inner, f"{place}{names.get(id(inner), index)}/")
 
 
 def all_layers(layer: Any) -> Iterator[Any]:

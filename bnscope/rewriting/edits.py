@@ -1,18 +1,24 @@
 """What is to be changed in a model, as plain descriptions: no Keras, nothing is done here.
 
-Folds and fixes both come down to these few. Layers are named by their path in the graph.
+Folds and fixes both come down to these few. Layers are named by their path in the graph. A
+layer that others call inside of them (the cell of an LSTM, the projections of an attention
+layer, what a TimeDistributed wraps) is changed through the one that the graph calls: `inside`
+says where it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
 
 Weights = Mapping[str, npt.NDArray[Any]]
 Transform = Callable[[Weights], Weights]
+# Names from a layer inward: of entries of its configuration, or of its attributes.
+Inside = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +30,31 @@ class TransformWeights:
         function: takes the layer's variables by name and returns those that change or are
             new. It is called when the edit is applied. It must not change the arrays it is
             given; it returns float64, which is rounded once, to the variable's dtype, after
-            the last transform of the layer.
+            the last transform of the layer. Variables of layers inside it have the names of
+            the attributes before theirs: `cell/kernel`.
+        inside: attributes that lead to a layer inside this one, whose variables are meant;
+            underscores before a name are left out.
     """
 
     layer: str
     function: Transform = field(repr=False)
+    inside: Inside = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SetConfig:
-    """New values for entries of a layer's configuration, such as `use_bias`."""
+    """New values for entries of a layer's configuration, such as `use_bias`.
+
+    Args:
+        layer: path of the layer.
+        changes: the entries that differ.
+        inside: entries that lead to the configuration of a layer inside this one, which is
+            meant.
+    """
 
     layer: str
     changes: Mapping[str, Any]
+    inside: Inside = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +127,7 @@ class LayerEdits:
     """All edits of one layer, in order."""
 
     config: dict[str, Any] = field(default_factory=dict)
+    inner: dict[Inside, dict[str, Any]] = field(default_factory=dict)
     transforms: list[Transform] = field(default_factory=list)
     dropped: bool = False
     dropped_inputs: set[str] = field(default_factory=set)
@@ -119,9 +138,11 @@ class LayerEdits:
     def add(self, edit: Edit) -> None:
         """Adds one edit."""
         if isinstance(edit, TransformWeights):
-            self.transforms.append(edit.function)
+            inside = partial(_transform_inside, edit.inside, edit.function)
+            self.transforms.append(inside if edit.inside else edit.function)
         elif isinstance(edit, SetConfig):
-            self.config.update(edit.changes)
+            place = self.inner.setdefault(edit.inside, {}) if edit.inside else self.config
+            place.update(edit.changes)
         elif isinstance(edit, SetTrainable):
             self.trainable = edit.value
         elif isinstance(edit, DropLayer):
@@ -140,6 +161,38 @@ class LayerEdits:
             result.update(function(result))
         return result
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether a new layer takes over variables that are not the old one's."""
+        return bool(self.config or self.inner or self.transforms)
+
+    def configured(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of the layer with all changes made.
+
+        Raises:
+            KeyError: if there is no layer inside where one is to be changed.
+        """
+        result = {**config, **self.config}
+        for inside, changes in self.inner.items():
+            place = result
+            for name in inside:
+                # Keras writes a layer inside as {"class_name": ..., "config": {...}}.
+                place[name] = dict(place[name])
+                place[name]["config"] = place = dict(place[name]["config"])
+            place.update(changes)
+        return result
+
+
+def _transform_inside(inside: Inside, function: Transform, weights: Weights) -> Weights:
+    """What a function makes of the variables of a layer inside, by their names outside."""
+    start = "".join(f"{name}/" for name in inside)
+    seen = {
+        name.removeprefix(start): value
+        for name, value in weights.items()
+        if name.startswith(start)
+    }
+    return {start + name: value for name, value in function(seen).items()}
+
 
 def by_layer(edits: Iterable[Edit]) -> dict[str, LayerEdits]:
     """The edits of each layer, by its path."""
@@ -147,3 +200,16 @@ def by_layer(edits: Iterable[Edit]) -> dict[str, LayerEdits]:
     for edit in edits:
         found.setdefault(edit.layer, LayerEdits()).add(edit)
     return found
+
+
+def moved_inside(edit: Edit, wrapper: str, attribute: str) -> Edit:
+    """An edit of a layer as one of the wrapper around it.
+
+    Args:
+        edit: the edit. A layer is dropped, unwrapped or frozen together with its wrapper.
+        wrapper: path of the wrapper.
+        attribute: where the wrapper has the layer, in its configuration and as an attribute.
+    """
+    if isinstance(edit, (TransformWeights, SetConfig)):
+        return replace(edit, layer=wrapper, inside=(attribute, *edit.inside))
+    return replace(edit, layer=wrapper)

@@ -93,9 +93,11 @@ class Pattern(Family):
 
     Attributes:
         kernel: the variable that is scaled.
+        only_ahead: whether BN behind is never taken up.
     """
 
     kernel: ClassVar[str] = "kernel"
+    only_ahead: ClassVar[bool] = False
 
     def check(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
         """The scale and shift of each output channel, or why BN behind cannot be taken up."""
@@ -121,6 +123,10 @@ class Pattern(Family):
     def scaled(self, kernel: Values, scale: Array) -> Array:
         """The kernel with each output channel scaled, float64; channels are its last axis."""
         return times(kernel, scale)
+
+    def taken(self, call: Call) -> Tensor | None:
+        """The tensor before which BN may be taken up; None if the call takes others too."""
+        return call.inputs[0] if len(call.inputs) == 1 else None
 
     def check_ahead(self, call: Call, affine: Affine) -> ScaleShift | Refusal:
         """The scale and shift of each input channel, or why BN before cannot be taken up."""
