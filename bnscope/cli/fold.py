@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bnscope.cli.common import EXIT_CLEAN, Commands, Parser, add_format, print_json, say
@@ -13,7 +15,10 @@ from bnscope.errors import BnscopeError
 from bnscope.rules.base import plural
 
 if TYPE_CHECKING:
-    from bnscope.folding import FoldResult, Verdict
+    from bnscope.folding import FoldResult
+    from bnscope.folding.benchmark import Benchmark
+    from bnscope.folding.plan import Plan
+    from bnscope.folding.text import Section
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -29,6 +34,12 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing output"
     )
+    parser.add_argument(
+        "--benchmark", action="store_true", help="time inference before and after"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="of --benchmark (default: 1)"
+    )
     add_loading(parser)
     add_format(parser)
     parser.set_defaults(command=run)
@@ -36,6 +47,10 @@ def add(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Folds a file, or prints what would be folded."""
+    if options.batch_size is not None and options.batch_size < 1:
+        raise BnscopeError(
+            f"--batch-size cannot be {options.batch_size}.", "Use 1 or more."
+        )
     if options.dry_run:
         return _dry_run(options)
     if not options.output:
@@ -47,27 +62,39 @@ def run(options: argparse.Namespace) -> int:
     output = check_output(options.output, overwrite=options.overwrite)
     result = _fold(options)
     result.save(output, overwrite=options.overwrite)
+    benchmark = _benchmark(options, result)
     if options.output_format == "json":
-        print_json({"path": options.path, "output": str(output), **result.to_dict()})
+        times = {} if benchmark is None else {"benchmark": benchmark.to_dict()}
+        whole = {"output": str(output), **result.to_dict(), **times}
+        print_json({"path": options.path, **whole})
     else:
-        _print(result, str(output))
+        _print_result(result, str(output), benchmark)
     return EXIT_CLEAN
 
 
 def _dry_run(options: argparse.Namespace) -> int:
     from bnscope.folding.plan import make_plan
+    from bnscope.folding.report import expected
+    from bnscope.folding.text import report_sections
     from bnscope.graph import archive
 
-    graph = archive.read(options.path)
-    verdicts = make_plan(graph).verdicts
-    if options.output_format == "json":
-        print_json(
-            {"path": options.path, "verdicts": [verdict.to_dict() for verdict in verdicts]}
+    if options.benchmark:
+        raise BnscopeError(
+            "A dry run makes no model whose inference could be timed.",
+            "Leave out --benchmark, or pass -o instead of --dry-run.",
         )
+    graph = archive.read(options.path)
+    plan = make_plan(graph)
+    report = expected(graph, plan)
+    if options.output_format == "json":
+        not_analysed = [asdict(part) for part in graph.not_analysed]
+        rest = {**plan.to_dict(), **report.to_dict(), "not_analysed": not_analysed}
+        print_json({"path": options.path, **rest})
         return EXIT_CLEAN
-    _print_verdicts(verdicts)
+    _print(report_sections(report))
     for part in graph.not_analysed:
         say(f"Not analysed: {part.layer or graph.name}: {part.reason}.")
+    _say_count(plan, "can be folded")
     return EXIT_CLEAN
 
 
@@ -81,23 +108,34 @@ def _fold(options: argparse.Namespace) -> FoldResult:
         return fold(options.path, verify_data=data)
 
 
-def _print(result: FoldResult, output: str) -> None:
-    _print_verdicts(result.verdicts)
-    before, after = result.parameters
-    say(f"Parameters: {before:,} before, {after:,} after.")
-    say(
-        f"Verified: outputs differ by at most {result.max_error:.1e} of their scale "
-        f"({result.tolerance:.1e} allowed)."
-    )
-    for note in result.notes:
-        say(note)
+def _benchmark(options: argparse.Namespace, result: FoldResult) -> Benchmark | None:
+    if not options.benchmark:
+        return None
+    with working("Timing inference ..."):
+        return result.benchmark(options.batch_size)
+
+
+def _print_result(result: FoldResult, output: str, benchmark: Benchmark | None) -> None:
+    from bnscope.folding.text import result_sections
+
+    _print(result_sections(result, benchmark))
     say(f"Written to {output}, not compiled.")
+    _say_count(result.plan, "folded")
 
 
-def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
-    from bnscope.tables import print_verdicts
+def _print(sections: Iterable[Section]) -> None:
+    from bnscope.folding.text import print_sections
 
-    verdicts = list(verdicts)
-    print_verdicts(verdicts, sys.stdout)
-    folded = sum(verdict.folded for verdict in verdicts)
-    say(f"{folded} of {plural(len(verdicts), 'BN layer')} folded.")
+    print_sections(sections, sys.stdout)
+
+
+def _say_count(plan: Plan, what: str) -> None:
+    """The last line, which is what is seen of a long report."""
+    if not plan.verdicts:
+        return
+    reasons = Counter(str(verdict.reason) for verdict in plan.kept).most_common()
+    kept = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    say(
+        f"{len(plan.folded)} of {plural(len(plan.verdicts), 'BN layer')} {what}"
+        + (f"; kept: {kept}." if kept else ".")
+    )

@@ -95,13 +95,15 @@ class Ranges:
         }
 
 
-def fold_ranges(graph: Graph, plan: Plan) -> Ranges:
+def fold_ranges(graph: Graph, plan: Plan, folded: Graph | None = None) -> Ranges:
     """The ranges of the kernels that a plan changes, one layer at a time.
 
     Args:
         graph: the graph of a live model, or of a file with its kernels
             (`Graph.with_kernels`).
         plan: what folding does to the model.
+        folded: the graph of the folded model, to take the new kernels from; None to compute
+            them.
 
     Returns:
         The ranges, and the layers whose kernel could not be read.
@@ -119,7 +121,8 @@ def fold_ranges(graph: Graph, plan: Plan) -> Ranges:
         if layer is None or not edits.transforms or is_batch_norm(layer):
             continue
         try:
-            kernels += _ranges(layer, edits, forward=path in ahead)
+            pair = _weights(layer, edits) if folded is None else _both(layer, folded)
+            kernels += _ranges(layer, *pair, forward=path in ahead)
         except _NotReadError as error:
             not_read.append(NotAnalysed(path, str(error)))
     return Ranges(tuple(kernels), tuple(not_read))
@@ -129,8 +132,9 @@ class _NotReadError(Exception):
     """Why a kernel could not be read."""
 
 
-def _ranges(layer: Layer, edits: LayerEdits, *, forward: bool) -> Iterator[KernelRange]:
-    before, after = _weights(layer, edits)
+def _ranges(
+    layer: Layer, before: Weights, after: Weights, *, forward: bool
+) -> Iterator[KernelRange]:
     for name, values in after.items():
         if name in before and values is not before[name] and _is_kernel(name, values):
             found = [
@@ -154,6 +158,17 @@ def _weights(layer: Layer, edits: LayerEdits) -> tuple[Weights, Weights]:
         raise _NotReadError(error.message.rstrip(".")) from error
     except (ValueError, LookupError) as error:  # shapes that do not fit, or none
         raise _NotReadError(_NO_FIT) from error
+
+
+def _both(layer: Layer, folded: Graph) -> tuple[Weights, Weights]:
+    """The variables of a layer in the original and in the folded model."""
+    if not folded.has_layer(layer.path):
+        raise _NotReadError("the folded model has no layer of that name")
+    after = folded.layer(layer.path).variables
+    return tuple(  # type: ignore[return-value]
+        {name: variable.read() for name, variable in variables.items()}
+        for variables in (layer.variables, after)
+    )
 
 
 def _is_kernel(name: str, values: npt.NDArray[Any]) -> bool:

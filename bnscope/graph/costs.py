@@ -18,8 +18,10 @@ from bnscope.graph import kinds, shapes
 from bnscope.graph.batchnorm import is_batch_norm
 from bnscope.graph.model import Call, Graph, Layer, Shape
 
-# Stands for every size that the inputs leave open, the batch aside.
-OPEN_SIZE = 224
+# Stand for the sizes that inputs leave open, the batch aside, by the rank of the input: those of
+# images are what is usually stated.
+_OPEN_SIZES = {3: 128, 4: 224}
+_OPEN_SIZE = 16
 # The largest networks take some 1e14 for a sample.
 _MOST = 1 << 90
 _MOST_LABELS = 64
@@ -55,6 +57,9 @@ _SAME_SHAPE = frozenset(f"ops.{name}" for name in _ELEMENTWISE.split())
 _FREE = _FREE_LAYERS | _SAME_SHAPE | {f"ops.{name}" for name in _MOVING.split()}
 
 
+Sample = tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """The multiply-adds of a model for one sample.
@@ -62,12 +67,13 @@ class Costs:
     Args:
         by_layer: multiply-adds of each layer that takes any, over all its calls, by path.
         uncounted: calls that are not counted, by the kind of their layer.
-        open_size: what was put for sizes that the inputs leave open; None if there are none.
+        samples: the shape of a sample of each input, with a number for sizes left open; None
+            where the shape is not known.
     """
 
     by_layer: Mapping[str, int] = field(repr=False)
     uncounted: Mapping[str, int] = field(default_factory=dict)
-    open_size: int | None = None
+    samples: tuple[Sample | None, ...] = ()
 
     @property
     def total(self) -> int:
@@ -98,7 +104,16 @@ def multiply_adds(graph: Graph) -> Costs:
             continue
         for path, cost in counted:
             found[path] = found.get(path, 0) + cost
-    return Costs(found, dict(uncounted.most_common()), OPEN_SIZE if sizes.open else None)
+    samples = tuple(sample_shape(tensor.shape) for tensor in graph.inputs)
+    return Costs(found, dict(uncounted.most_common()), samples)
+
+
+def sample_shape(shape: Shape | None) -> Sample | None:
+    """The shape of one sample of an input, with a number for sizes that it leaves open."""
+    if not shape:
+        return None
+    size = _OPEN_SIZES.get(len(shape), _OPEN_SIZE)
+    return tuple(size if known is None else known for known in shape[1:])
 
 
 def _checked(cost: int) -> int:
@@ -117,10 +132,9 @@ class _Sizes:
 
     def __init__(self, graph: Graph) -> None:
         self.found: dict[int, Shape | None] = {}
-        self.open = any(None in (tensor.shape or ())[1:] for tensor in graph.inputs)
         for tensor in graph.inputs:
-            shape = tensor.shape
-            self.found[tensor.index] = None if shape is None else _closed(shape)
+            sample = sample_shape(tensor.shape)
+            self.found[tensor.index] = None if sample is None else (1, *sample)
         for call in graph.calls:
             self.infer(call)
 
@@ -134,10 +148,6 @@ class _Sizes:
             if shape is None or None in shape[1:]:
                 shape = None if position else _inferred(call, self.of(call.inputs))
             self.found[tensor.index] = None if shape is None else (1, *shape[1:])
-
-
-def _closed(shape: Shape) -> Shape:
-    return (1, *(OPEN_SIZE if size is None else size for size in shape[1:]))
 
 
 def _inferred(call: Call, inputs: Sequence[Shape | None]) -> Shape | None:
