@@ -9,7 +9,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bnscope.cli.common import EXIT_CLEAN, Commands, Parser, add_format, print_json, say
+from bnscope.cli.common import (
+    EXIT_CLEAN,
+    Commands,
+    Parser,
+    add_format,
+    note,
+    print_json,
+    say,
+)
 from bnscope.cli.loading import add_loading, import_modules, read_data, working
 from bnscope.errors import BnscopeError
 from bnscope.rules.base import plural
@@ -111,8 +119,9 @@ def _fold(options: argparse.Namespace) -> FoldResult:
 def _benchmark(options: argparse.Namespace, result: FoldResult) -> Benchmark | None:
     if not options.benchmark:
         return None
-    with working("Timing inference ..."):
-        return result.benchmark(options.batch_size)
+    if sys.stderr.isatty():  # without a spinner, which would be timed too
+        note("timing inference ...")
+    return result.benchmark(options.batch_size)
 
 
 def _print_result(result: FoldResult, output: str, benchmark: Benchmark | None) -> None:

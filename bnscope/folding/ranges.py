@@ -136,7 +136,11 @@ def _ranges(
     layer: Layer, before: Weights, after: Weights, *, forward: bool
 ) -> Iterator[KernelRange]:
     for name, values in after.items():
-        if name in before and values is not before[name] and _is_kernel(name, values):
+        if (
+            name in before
+            and _is_kernel(name, values)
+            and not np.array_equal(values, before[name])
+        ):
             found = [
                 _spread(layer, name, before[name], values, along)
                 for along in (("output", "input") if forward else ("output",))

@@ -176,8 +176,7 @@ def _constrained(graph: Graph, plan: Plan) -> dict[str, tuple[str, ...]]:
 
 def _options(layer: Layer) -> Iterator[str]:
     for name, value in layer.config.items():
-        option = name.endswith(("_constraint", "_regularizer")) and value is not None
-        if option and not name.startswith("activity"):
+        if name.endswith(("_constraint", "_regularizer")) and value is not None:
             yield name
 
 

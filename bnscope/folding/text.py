@@ -137,7 +137,7 @@ def _ranges(ranges: Ranges | None) -> Iterator[Section]:
         return
     more = len(wide) - _MOST_KERNELS
     if more > 0:
-        sentences.insert(0, f"{more} more kernels; to_dict() and JSON name them all.")
+        sentences.insert(0, f"{more} more: to_dict() and JSON name them all.")
     sentences.append(
         f"The channels of {plural(len(wide), 'kernel')} differ by more than "
         f"{WIDE_SPREAD:g} in range (BN602): int8 with one scale for the whole kernel rounds "
@@ -212,7 +212,7 @@ def _row(name: str, change: Change) -> list[str]:
 def _time_row(benchmark: Benchmark) -> list[str]:
     before, after = benchmark.before.median, benchmark.after.median
     times = [f"{value * _THOUSAND:.3g} ms" for value in (before, after, before - after)]
-    return ["inference", *times, f"{1 - 1 / benchmark.ratio.median:.1%}"]
+    return ["inference", *times, ""]
 
 
 def _footnotes(report: Report, benchmark: Benchmark | None) -> Iterator[str]:
@@ -234,7 +234,7 @@ def _footnotes(report: Report, benchmark: Benchmark | None) -> Iterator[str]:
 
 
 def _counting(report: Report) -> Iterator[str]:
-    known = [_shape(shape) for shape in report.samples if shape is not None]
+    known = [str(shape) for shape in report.samples if shape is not None]
     of = f" of shape {' and '.join(known)}" if known else ""
     yield (
         f"Multiply-adds are those of one sample{of}: one an element for BN, none for biases "
@@ -246,10 +246,6 @@ def _counting(report: Report) -> Iterator[str]:
             for kind, count in report.uncounted.items()
         ]
         yield f" Not counted: {_listed(calls)}."
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "×".join(str(size) for size in shape) or "()"
 
 
 def _factor(value: float) -> str:

@@ -152,9 +152,27 @@ class _Sizes:
 
 def _inferred(call: Call, inputs: Sequence[Shape | None]) -> Shape | None:
     shape = shapes.infer(call.kind, call.config, inputs)
+    if call.kind == "EinsumDense" and inputs and inputs[0] is not None:
+        shape = _einsum_shape(call, inputs[0])
     if shape is None and call.kind in _SAME_SHAPE and inputs:
         shape = inputs[0]
     return None if shape is None or None in shape[1:] else shape
+
+
+def _einsum_shape(call: Call, given: Shape) -> Shape | None:
+    """What Keras leaves open where the layer takes the size from its input."""
+    try:
+        labels, output = _labels(call.config)
+    except _Uncounted:
+        return None
+    made = call.outputs[0].shape
+    if made is None or len(output) != len(made) or len(labels) != len(given):
+        return None
+    sizes = dict(zip(labels, given, strict=True))
+    return tuple(
+        sizes.get(label) if size is None else size
+        for label, size in zip(output, made, strict=True)
+    )
 
 
 def _costs(
@@ -228,16 +246,21 @@ def _dense(
 def _einsum_dense(
     layer: Layer, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None]
 ) -> int:
-    equation = str(layer.config["equation"])
-    if len(equation) > _MOST_LABELS:
-        raise _Uncounted
-    left, _, output = equation.replace(" ", "").partition("->")
-    labels = left.partition(",")[0].rpartition(".")[2]
+    labels, output = _labels(layer.config)
     sizes = _known(inputs[0])[-len(labels) :]
     summed = [
         size for label, size in zip(labels, sizes, strict=True) if label not in output
     ]
     return _elements(outputs[0]) * math.prod(summed)
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, str]:
+    """The labels of the input behind those that are left out, and of the output."""
+    equation = str(config.get("equation", ""))
+    if len(equation) > _MOST_LABELS:
+        raise _Uncounted
+    left, _, output = equation.replace(" ", "").partition("->")
+    return left.partition(",")[0].rpartition(".")[2], output
 
 
 def _recurrent(
@@ -297,6 +320,6 @@ def _window(layer: Layer) -> int:
     size = layer.config["kernel_size"]
     rank = kinds.spatial_rank(layer.kind) or 1
     sizes = (size,) * rank if isinstance(size, int) else tuple(size)
-    if len(sizes) != rank:
+    if len(sizes) != rank or min(sizes) < 1:
         raise _Uncounted
     return math.prod(sizes)
