@@ -484,8 +484,8 @@ def test_wide_ranges_are_shown_with_the_worst_first():
         f"conv{index}" for index in (7, 6, 5, 4, 3)
     ]
     assert lines[start + 2].split()[1:3] == ["1", "262,144"]
-    assert lines[start + 7].startswith("3 more:")
-    assert lines[start + 8].startswith("The channels of 8 kernels differ by more than 100")
+    assert lines[start + 7].startswith("1 more:")
+    assert lines[start + 8].startswith("The channels of 6 kernels differ by more than 100")
 
 
 def test_a_model_without_batch_norm_is_said_in_a_sentence(run_cli, tmp_path):
