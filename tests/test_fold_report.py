@@ -351,6 +351,15 @@ def test_a_kernel_that_cannot_be_read_is_named_and_nothing_else_suffers(
     assert bnscope.lint(path).ok is not None
 
 
+def test_weights_that_are_not_finite_are_named():
+    model = wide()
+    kernel = np.ones((3, 3, 3, 4), "float32")
+    kernel[0, 0, 0, 1] = np.nan
+    model.get_layer("conv").kernel.assign(kernel)
+    (finding,) = found(model)
+    assert "not checked: its weights are not all finite" in finding.message
+
+
 def test_a_link_to_another_file_is_not_followed_and_other_rules_do_not_meet_it(tmp_path):
     def link(group, name):
         group.file.create_dataset("/elsewhere", data=np.ones((3, 3, 3, 4)))
@@ -624,3 +633,43 @@ def test_dtype_policies_of_untouched_layers_are_kept():
         policies = [each.get_layer(name).dtype_policy.name for each in (model, new)]
         assert policies[0] == policies[1]
     assert [tensor.dtype for tensor in new.outputs] == ["float64"]
+
+
+def test_sizes_that_a_model_cannot_take_give_way_to_those_it_was_verified_with():
+    inputs = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(10, 4, name="words")(inputs)
+    x = layers.Lambda(lambda x: x[:, :40] + np.zeros((1, 16, 1), "float32"))(x)
+    model = randomize(keras.Model(inputs, layers.Dense(2)(BN()(layers.Dense(3)(x)))))
+    assert fold(model).benchmark(rounds=1).shapes == ((1, 16),)
+
+
+@pytest.mark.slow
+def test_what_a_file_makes_a_rule_read_has_an_end(tmp_path):
+    count, width = 34, 4096
+    parts = [keras.Input((width,))]
+    for index in range(count):
+        parts += [layers.Dense(1, use_bias=False, name=f"dense{index}")]
+        parts += [BN(name=f"bn{index}"), layers.ReLU()]
+    config = json.loads(keras.Sequential(parts).to_json())
+    for layer in config["config"]["layers"]:
+        layer.pop("build_config", None)
+        if layer["class_name"] == "Dense":
+            layer["config"]["units"] = width
+    with h5py.File(tmp_path / "model.h5", "w") as store:
+        store.attrs["model_config"] = json.dumps(config)
+        kernel = store.create_dataset("kernel", (width, width), "f4")  # takes no room
+        vector = store.create_dataset("vector", data=np.ones(width, "f4"))
+        for index in range(count):
+            for name, variables in {
+                f"dense{index}": {"kernel": kernel},
+                f"bn{index}": dict.fromkeys(
+                    ("gamma", "beta", "moving_mean", "moving_variance"), vector
+                ),
+            }.items():
+                group = store.create_group(f"model_weights/{name}")
+                group.attrs["weight_names"] = [f"{name}/{key}" for key in variables]
+                for key, data in variables.items():
+                    group[f"{name}/{key}"] = data
+    findings = found(tmp_path / "model.h5")
+    assert [finding.layer for finding in findings] == ["dense32", "dense33"]
+    assert "more than 536,870,912 values" in findings[0].message

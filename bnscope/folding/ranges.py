@@ -30,6 +30,7 @@ from bnscope.rewriting.edits import LayerEdits, Weights, by_layer
 DEAD_SHARE = 1e-6
 _NOT_READ = "the kernels of this kind of layer are not read from files"
 _NO_VALUES = "the file holds no values for its kernel"
+_NOT_FINITE = "its weights are not all finite"
 _NO_FIT = "its kernel does not fit its configuration; the file may be damaged"
 
 
@@ -121,8 +122,10 @@ def fold_ranges(graph: Graph, plan: Plan, folded: Graph | None = None) -> Ranges
         if layer is None or not edits.transforms or is_batch_norm(layer):
             continue
         try:
-            pair = _weights(layer, edits) if folded is None else _both(layer, folded)
-            kernels += _ranges(layer, *pair, forward=path in ahead)
+            for one, *pair in (
+                _planned(layer, edits) if folded is None else _made(layer, folded)
+            ):
+                kernels += _ranges(one, *pair, forward=path in ahead)
         except _NotReadError as error:
             not_read.append(NotAnalysed(path, str(error)))
     return Ranges(tuple(kernels), tuple(not_read))
@@ -150,29 +153,34 @@ def _ranges(
                 yield max(known, key=lambda spread: spread.after)
 
 
-def _weights(layer: Layer, edits: LayerEdits) -> tuple[Weights, Weights]:
+_Pairs = Iterator[tuple[Layer, Weights, Weights]]
+
+
+def _planned(layer: Layer, edits: LayerEdits) -> _Pairs:
     """The variables of a layer before and after its edits."""
     if not layer.variables:
         known = layer.kind in kinds.KERNEL_VARIABLES
         raise _NotReadError(_NO_VALUES if known else _NOT_READ)
     try:
-        before = {name: variable.read() for name, variable in layer.variables.items()}
-        return before, edits.transformed(before)
+        before = _values(layer)
+        yield layer, before, edits.transformed(before)
     except UnreadableModelError as error:
         raise _NotReadError(error.message.rstrip(".")) from error
     except (ValueError, LookupError) as error:  # shapes that do not fit, or none
         raise _NotReadError(_NO_FIT) from error
 
 
-def _both(layer: Layer, folded: Graph) -> tuple[Weights, Weights]:
-    """The variables of a layer in the original and in the folded model."""
+def _made(layer: Layer, folded: Graph) -> _Pairs:
+    """The variables of a layer, and of those inside it, before and after folding."""
     if not folded.has_layer(layer.path):
         raise _NotReadError("the folded model has no layer of that name")
-    after = folded.layer(layer.path).variables
-    return tuple(  # type: ignore[return-value]
-        {name: variable.read() for name, variable in variables.items()}
-        for variables in (layer.variables, after)
-    )
+    yield layer, _values(layer), _values(folded.layer(layer.path))
+    for child in layer.children:
+        yield from _made(child, folded)
+
+
+def _values(layer: Layer) -> Weights:
+    return {name: variable.read() for name, variable in layer.variables.items()}
 
 
 def _is_kernel(name: str, values: npt.NDArray[Any]) -> bool:
@@ -190,6 +198,8 @@ def _spread(
     if not axes or before.shape != after.shape:
         return None
     ranges = channel_ranges(after, axes)
+    if not np.all(np.isfinite(ranges)):
+        raise _NotReadError(_NOT_FINITE)
     living = _living(ranges)
     if living.size == 0:
         return None

@@ -154,6 +154,9 @@ def _inferred(call: Call, inputs: Sequence[Shape | None]) -> Shape | None:
     shape = shapes.infer(call.kind, call.config, inputs)
     if call.kind == "EinsumDense" and inputs and inputs[0] is not None:
         shape = _einsum_shape(call, inputs[0])
+    if call.kind == "MultiHeadAttention" and inputs and inputs[0] is not None:
+        width = (call.outputs[0].shape or (None,))[-1]
+        shape = (*inputs[0][:-1], width)
     if shape is None and call.kind in _SAME_SHAPE and inputs:
         shape = inputs[0]
     return None if shape is None or None in shape[1:] else shape
