@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -122,10 +123,10 @@ def fold_ranges(graph: Graph, plan: Plan, folded: Graph | None = None) -> Ranges
         if layer is None or not edits.transforms or is_batch_norm(layer):
             continue
         try:
-            for one, *pair in (
-                _planned(layer, edits) if folded is None else _made(layer, folded)
-            ):
-                kernels += _ranges(one, *pair, forward=path in ahead)
+            pairs = _planned(layer, edits) if folded is None else _made(layer, folded)
+            # No loop here: its variables would keep one kernel while the next is read.
+            ranges = (_ranges(*pair, forward=path in ahead) for pair in pairs)
+            kernels += chain.from_iterable(ranges)
         except _NotReadError as error:
             not_read.append(NotAnalysed(path, str(error)))
     return Ranges(tuple(kernels), tuple(not_read))
