@@ -29,6 +29,8 @@ AnyArray = npt.NDArray[np.generic]
 # Below these a channel's input is constant, or its output is.
 DEAD_SHARE_OF_EPSILON = 0.1
 DEAD_GAMMA = 1e-4
+# Ranges of channels that differ by more leave the narrowest hardly one step of int8.
+WIDE_SPREAD = 100.0
 # Statistics are cold while more of them than this is still their initial value.
 LARGEST_INITIAL_SHARE = 0.05
 # Rounding of one float32 value, relative.

@@ -1,17 +1,17 @@
-"""Tables for people: the BN layers of a model, and what folding does with each."""
+"""Tables for people: the BN layers of a model, the rules."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
 from bnscope.printing import console, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from bnscope.folding.plan import Verdict
     from bnscope.inspection import BatchNormRow, Inspection, Range
     from bnscope.rules.base import Rule
 
@@ -83,23 +83,19 @@ def print_inspection(inspection: Inspection, stream: TextIO) -> None:
         target.print(f"not analysed: {printable(where + part.reason)}.")
 
 
-def print_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:
-    """Prints one row a BN layer: folded into what, or kept and why."""
-    if len(verdicts) > _MOST_ROWS:
-        print_unaligned((_verdict_cells(verdict) for verdict in verdicts), stream)
-    elif verdicts:
-        console(stream).print(verdict_table(verdicts))
+def fitting_table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], target: Console
+) -> None:
+    """Prints a table, or the rows as they are where there are too many to align."""
+    if len(rows) > _MOST_ROWS:
+        print_unaligned(rows, target.file)
+    else:
+        target.print(table(columns, rows))
 
 
-def print_unaligned(rows: Iterable[Sequence[str]], stream: TextIO) -> None:
+def print_unaligned(rows: Iterable[Sequence[str]], stream: IO[str]) -> None:
     """Prints rows without aligning their columns."""
     stream.writelines("  ".join(printable(cell) for cell in row) + "\n" for row in rows)
-
-
-def verdict_table(verdicts: Iterable[Verdict]) -> Table:
-    """One row a BN layer: folded into what, or kept and why."""
-    columns = [("BN layer", "left"), ("", "left"), ("into, or why not", "left")]
-    return table(columns, (_verdict_cells(verdict) for verdict in verdicts))
 
 
 def rule_table(rules: Iterable[Rule]) -> Table:
@@ -150,14 +146,6 @@ def _facts(row: BatchNormRow) -> list[list[str]]:
         ["  dead channels", cells[11]],
         ["  folds into", cells[12]],
     ]
-
-
-def _verdict_cells(verdict: Verdict) -> list[str]:
-    if verdict.folded:
-        through = f" through {', '.join(verdict.through)}" if verdict.through else ""
-        behind = ", behind it" if verdict.direction == "forward" else ""
-        return [verdict.layer, "folded", f"{', '.join(verdict.layers)}{behind}{through}"]
-    return [verdict.layer, "kept", f"{verdict.reason}: {verdict.detail}"]
 
 
 def _span(values: Range | None) -> str:

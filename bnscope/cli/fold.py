@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnscope.cli.common import EXIT_CLEAN, Commands, Parser, add_format, print_json, say
+from bnscope.cli.common import (
+    EXIT_CLEAN,
+    Commands,
+    Parser,
+    add_format,
+    note,
+    print_json,
+    say,
+)
 from bnscope.cli.loading import add_loading, import_modules, read_data, working
 from bnscope.errors import BnscopeError
 from bnscope.rules.base import plural
 
 if TYPE_CHECKING:
     from bnscope.exporting import Export, Format
-    from bnscope.folding import FoldResult, Verdict
+    from bnscope.folding import FoldResult
+    from bnscope.folding.benchmark import Benchmark
+    from bnscope.folding.plan import Plan
+    from bnscope.folding.text import Section
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -40,6 +53,12 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing output"
     )
+    parser.add_argument(
+        "--benchmark", action="store_true", help="time inference before and after"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="of --benchmark (default: 1)"
+    )
     add_loading(parser)
     add_format(parser)
     parser.set_defaults(command=run)
@@ -47,6 +66,10 @@ def add(commands: Commands[Parser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Folds a file, or prints what would be folded."""
+    if options.batch_size is not None and options.batch_size < 1:
+        raise BnscopeError(
+            f"--batch-size cannot be {options.batch_size}.", "Use 1 or more."
+        )
     if options.dry_run:
         return _dry_run(options)
     if not options.output:
@@ -61,11 +84,14 @@ def run(options: argparse.Namespace) -> int:
     exported = None if chosen is None else _export(result, options)
     if chosen is None:
         result.save(options.output, overwrite=options.overwrite)
+    benchmark = _benchmark(options, result)
     if options.output_format == "json":
-        facts = {"path": options.path, "output": options.output, **result.to_dict()}
-        print_json({**facts, "export": None if exported is None else exported.to_dict()})
+        times = {} if benchmark is None else {"benchmark": benchmark.to_dict()}
+        made = {"export": None if exported is None else exported.to_dict()}
+        whole = {"output": options.output, **result.to_dict(), **times, **made}
+        print_json({"path": options.path, **whole})
     else:
-        _print(result, options.output, exported)
+        _print_result(result, options.output, exported, benchmark)
     return EXIT_CLEAN
 
 
@@ -95,18 +121,27 @@ def _export(result: FoldResult, options: argparse.Namespace) -> Export:
 
 def _dry_run(options: argparse.Namespace) -> int:
     from bnscope.folding.plan import make_plan
+    from bnscope.folding.report import expected
+    from bnscope.folding.text import report_sections
     from bnscope.graph import archive
 
-    graph = archive.read(options.path)
-    verdicts = make_plan(graph).verdicts
-    if options.output_format == "json":
-        print_json(
-            {"path": options.path, "verdicts": [verdict.to_dict() for verdict in verdicts]}
+    if options.benchmark:
+        raise BnscopeError(
+            "A dry run makes no model whose inference could be timed.",
+            "Leave out --benchmark, or pass -o instead of --dry-run.",
         )
+    graph = archive.read(options.path)
+    plan = make_plan(graph)
+    report = expected(graph, plan)
+    if options.output_format == "json":
+        not_analysed = [asdict(part) for part in graph.not_analysed]
+        rest = {**plan.to_dict(), **report.to_dict(), "not_analysed": not_analysed}
+        print_json({"path": options.path, **rest})
         return EXIT_CLEAN
-    _print_verdicts(verdicts)
+    _print(report_sections(report))
     for part in graph.not_analysed:
         say(f"Not analysed: {part.layer or graph.name}: {part.reason}.")
+    _say_count(plan, "can be folded")
     return EXIT_CLEAN
 
 
@@ -120,32 +155,50 @@ def _fold(options: argparse.Namespace) -> FoldResult:
         return fold(options.path, verify_data=data)
 
 
-def _print(result: FoldResult, output: str, exported: Export | None) -> None:
-    _print_verdicts(result.verdicts)
-    before, after = result.parameters
-    say(f"Parameters: {before:,} before, {after:,} after.")
-    say(
-        f"Verified: outputs differ by at most {result.max_error:.1e} of their scale "
-        f"({result.tolerance:.1e} allowed)."
-    )
-    for note in result.notes:
-        say(note)
+def _benchmark(options: argparse.Namespace, result: FoldResult) -> Benchmark | None:
+    if not options.benchmark:
+        return None
+    if sys.stderr.isatty():  # without a spinner, which would be timed too
+        note("timing inference ...")
+    return result.benchmark(options.batch_size)
+
+
+def _print_result(
+    result: FoldResult, output: str, exported: Export | None, benchmark: Benchmark | None
+) -> None:
+    from bnscope.folding.text import result_sections
+
+    _print(result_sections(result, benchmark))
     if exported is None:
         say(f"Written to {output}, not compiled.")
-        return
+    else:
+        _say_export(exported)
+    _say_count(result.plan, "folded")
+
+
+def _say_export(exported: Export) -> None:
     say(
-        f"Written to {output} ({exported.size:,} bytes). {exported.runtime}: outputs differ "
-        f"by at most {exported.verification.max_error:.1e} of their scale "
+        f"Written to {exported.path} ({exported.size:,} bytes). {exported.runtime}: outputs "
+        f"differ by at most {exported.verification.max_error:.1e} of their scale "
         f"({exported.verification.tolerance:.1e} allowed)."
     )
     if exported.bn_like is not None:
         say(f"Operations like BN left in it: {exported.bn_like}.")
 
 
-def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
-    from bnscope.tables import print_verdicts
+def _print(sections: Iterable[Section]) -> None:
+    from bnscope.folding.text import print_sections
 
-    verdicts = list(verdicts)
-    print_verdicts(verdicts, sys.stdout)
-    folded = sum(verdict.folded for verdict in verdicts)
-    say(f"{folded} of {plural(len(verdicts), 'BN layer')} folded.")
+    print_sections(sections, sys.stdout)
+
+
+def _say_count(plan: Plan, what: str) -> None:
+    """The last line, which is what is seen of a long report."""
+    if not plan.verdicts:
+        return
+    reasons = Counter(str(verdict.reason) for verdict in plan.kept).most_common()
+    kept = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    say(
+        f"{len(plan.folded)} of {plural(len(plan.verdicts), 'BN layer')} {what}"
+        + (f"; kept: {kept}." if kept else ".")
+    )

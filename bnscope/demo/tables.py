@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from bnscope.bn import initial_share
 from bnscope.demo.settings import Settings
 from bnscope.demo.training import Trained
+from bnscope.folding.text import print_sections, verdict_sections
 from bnscope.printing import Line, console, emit, line
-from bnscope.tables import as_text, table, verdict_table
+from bnscope.tables import as_text, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,7 +67,7 @@ def print_folds(stream: TextIO, result: Any) -> None:
         stream: where to.
         result: what `bnscope.fold` returned.
     """
-    _print(stream, verdict_table(result.verdicts))
+    print_sections(verdict_sections(result.plan), stream)
     folded = sum(verdict.folded for verdict in result.verdicts)
     error = (f"{result.max_error:.1e}", "bold")
     summary = line(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from bnscope.folding.benchmark import interleaved
 
 
 def interleaved_medians(
@@ -25,15 +26,7 @@ def interleaved_medians(
     Returns:
         Seconds, one median for each function, in order.
     """
-    for call in calls:
-        for _ in range(warm_up):
-            call()
-    times = np.empty((repeats, len(calls)))
-    for row in times:
-        for column, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            row[column] = time.perf_counter() - start
+    times = interleaved(calls, repeats, warm_up)
     return tuple(float(value) for value in np.median(times, axis=0))
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnscope.folding.plan import Plan, Verdict, make_plan
+from bnscope.folding.report import Report, compile_state, measured
+from bnscope.graph.model import Graph
 from bnscope.rewriting.comparison import Verification
 
 if TYPE_CHECKING:
     from bnscope.exporting import Export
+    from bnscope.folding.benchmark import Benchmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +27,26 @@ class FoldResult:
         model: the new Keras model, not compiled.
         plan: what was decided for each BN layer.
         verification: the comparison with the original.
-        parameters: number of parameters of the original and of the new model.
+        report: what folding saved, and what it changed in the ranges of weights.
+        original: gives the original model, to be timed beside the new one.
     """
 
     model: Any = field(repr=False)
     plan: Plan
     verification: Verification
-    parameters: tuple[int, int]
+    report: Report = field(repr=False)
+    original: Callable[[], Any] = field(repr=False)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """One verdict for each BN layer, in forward order."""
         return self.plan.verdicts
+
+    @property
+    def parameters(self) -> tuple[int | None, int | None]:
+        """The number of parameters of the original and of the new model."""
+        change = self.report.parameters
+        return (None, None) if change is None else (change.before, change.after)
 
     @property
     def max_error(self) -> float:
@@ -58,15 +70,14 @@ class FoldResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result for JSON, without the model."""
-        before, after = self.parameters
         return {
             **self.plan.to_dict(),
+            **self.report.to_dict(),
             "max_error": self.max_error,
             "tolerance": self.tolerance,
             "informative": self.informative,
             "notes": list(self.notes),
             "samples": self.verification.samples,
-            "parameters": {"before": before, "after": after},
         }
 
     def export(
@@ -100,6 +111,35 @@ class FoldResult:
         return export(
             self.model, path, format=format, overwrite=overwrite, verify_data=verify_data
         )
+
+    def benchmark(self, batch_size: int | None = None, rounds: int = 50) -> Benchmark:
+        """Times compiled inference (`predict_on_batch`) of the original and the new model.
+
+        The two take turns. A file is loaded again for that.
+
+        Args:
+            batch_size: samples of a call; None for 1, or the batch size that the model fixes.
+            rounds: how often each is timed, after three calls that are not.
+
+        Returns:
+            Medians and quartiles of both, and of the ratio.
+
+        Raises:
+            BnscopeError: if a number is out of range, or the model takes another batch size.
+        """
+        from bnscope.folding.benchmark import compare
+
+        return compare(self.original(), self.model, batch_size=batch_size, rounds=rounds)
+
+    def __str__(self) -> str:
+        from bnscope.folding.text import as_text, result_sections
+
+        return as_text(result_sections(self))
+
+    def _repr_html_(self) -> str:
+        from bnscope.folding.html import render
+
+        return render(self)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Saves the model: written beside, loaded again and compared, then moved.
@@ -157,7 +197,23 @@ def fold(
         model, plan.steps(), verify_data=verify_data, graph=graph, opened=True
     )
     parameters = (model.count_params(), rewritten.model.count_params())
-    return FoldResult(rewritten.model, plan, rewritten.verification, parameters)
+    report = measured(graph, live.read(rewritten.model), plan, parameters)
+    return FoldResult(
+        rewritten.model,
+        plan,
+        rewritten.verification,
+        replace(report, compile_state=_compile_state(model_or_path, graph)),
+        partial(_model, model_or_path, custom_objects),
+    )
+
+
+def _compile_state(model_or_path: Any, graph: Graph) -> str | None:
+    """What the original is compiled with; files are loaded without."""
+    if not isinstance(model_or_path, (str, os.PathLike)):
+        return compile_state(graph)
+    from bnscope.graph import archive
+
+    return compile_state(archive.read(model_or_path))
 
 
 def _model(model_or_path: Any, custom_objects: Mapping[str, Any] | None) -> Any:

@@ -9,7 +9,8 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,8 @@ import h5py
 
 from bnscope.errors import BnscopeError, UnreadableModelError, first_line
 from bnscope.graph import hdf5, optimizers
-from bnscope.graph.build import ModelSpec, build
-from bnscope.graph.config import NoWeights, parse
+from bnscope.graph.build import build
+from bnscope.graph.config import NoWeights, Weights, parse
 from bnscope.graph.files import EXPECTED as _EXPECTED
 from bnscope.graph.files import SAVE_AGAIN as _SAVE_AGAIN
 from bnscope.graph.files import Archive, Part, open_regular, whole
@@ -58,11 +59,48 @@ def read(
     Raises:
         UnreadableModelError: if the file is missing, damaged or no Keras model.
     """
-    path = Path(path)
+    with _opened(Path(path), config_path, kernels=False) as graph:
+        return replace(graph, reopen=partial(opened, path, config_path))
+
+
+def opened(
+    path: str | os.PathLike[str], config_path: str | os.PathLike[str] | None = None
+) -> contextlib.AbstractContextManager[Graph]:
+    """As `read`, with the kernels of layers, which can be read while the context lasts.
+
+    Raises:
+        UnreadableModelError: as `read`, and for whatever goes wrong inside the context.
+    """
+    return _opened(Path(path), config_path, kernels=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files that are open, and whether kernels are wanted."""
+
+    stack: contextlib.ExitStack
+    kernels: bool
+
+    def store(self, part: Part) -> h5py.File:
+        """An HDF5 file, open as long as the stack is."""
+        self.stack.enter_context(part)
+        return self.stack.enter_context(h5py.File(part, "r"))
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path, config_path: str | os.PathLike[str] | None, *, kernels: bool
+) -> Iterator[Graph]:
     config = None if config_path is None else _read_config(Path(config_path))
     try:
-        with _one_kind_of_error(path), open_regular(path) as file, hdf5.guarded():
-            return replace(_read(path, file, config), steps=Steps())
+        with (
+            _one_kind_of_error(path),
+            open_regular(path) as file,
+            hdf5.guarded(),
+            contextlib.ExitStack() as stack,
+        ):
+            files = _Files(stack, kernels)
+            yield replace(_read(path, file, files, config), steps=Steps())
     except BnscopeError as error:
         message = (
             error.message if str(path) in error.message else f"{path}: {error.message}"
@@ -109,15 +147,14 @@ def _read_config(path: Path) -> Any:
         return _json(file.read(MAX_CONFIG + 1), path)
 
 
-def _read(path: Path, file: BinaryIO, config: Any = None) -> Graph:
+def _read(path: Path, file: BinaryIO, files: _Files, config: Any = None) -> Graph:
     start = file.read(len(_HDF5_MAGIC))
     if not start:
         raise UnreadableModelError(f"{path} is empty.", _EXPECTED)
     if start.startswith(_ZIP_MAGIC) and config is None:
-        return _read_keras(path, file)
+        return _read_keras(path, file, files)
     if start == _HDF5_MAGIC:
-        with whole(file) as part, h5py.File(part, "r") as store:
-            return _read_hdf5(path, store, config)
+        return _read_hdf5(path, files.store(whole(file)), files, config)
     if config is not None:
         raise _has_config(path)
     if start.lstrip()[:1] == b"{":
@@ -175,7 +212,7 @@ def _check_values(data: bytes | bytearray, path: Path) -> None:
         )
 
 
-def _read_keras(path: Path, file: BinaryIO) -> Graph:
+def _read_keras(path: Path, file: BinaryIO, files: _Files) -> Graph:
     archive = Archive(path, file)
     member = archive.member(_CONFIG)
     if member is None:
@@ -187,15 +224,11 @@ def _read_keras(path: Path, file: BinaryIO) -> Graph:
     if weights is None:
         name, model = parse(config, NoWeights())
         return build(name, model, training=_training(config, None), has_weights=False)[0]
-    with archive.open(weights) as part:
-        name, model, steps = _with_weights(config, part)
-    return build(name, model, training=_training(config, steps), has_weights=True)[0]
-
-
-def _with_weights(config: Any, part: Part) -> tuple[str, ModelSpec, int | None]:
-    with h5py.File(part, "r") as store:
-        name, model = parse(config, hdf5.Keras3Weights(store, part))
-        return name, model, _keras3_steps(store)
+    part = archive.open(weights)
+    store = files.store(part)
+    name, model = parse(config, hdf5.Keras3Weights(store, part, kernels=files.kernels))
+    training = _training(config, _keras3_steps(store))
+    return build(name, model, training=training, has_weights=True)[0]
 
 
 def _training(config: Any, steps: int | None) -> Training:
@@ -224,20 +257,26 @@ def _scalar(dataset: Any) -> int | None:
     return None
 
 
-def _read_hdf5(path: Path, store: h5py.File, config: Any = None) -> Graph:
+def _read_hdf5(path: Path, store: h5py.File, files: _Files, config: Any = None) -> Graph:
     text = hdf5.attribute(store, "model_config")
     if text is None:
         from bnscope.graph import weights_file
 
         training = Training(optimizer_steps=_keras3_steps(store))
-        return weights_file.read(path.name, store, config, training)
+        return weights_file.read(path.name, store, config, training, kernels=files.kernels)
     if config is not None:
         raise _has_config(path)
     group = hdf5.walk(store, "model_weights")
-    weights = NoWeights() if group is None else hdf5.LegacyWeights(group)
+    weights = _legacy_weights(group, files)
     name, model = parse(_json(text, path), weights)
     training = _legacy_training(path, store)
     return build(name, model, training=training, has_weights=group is not None)[0]
+
+
+def _legacy_weights(group: Any, files: _Files) -> Weights:
+    return (
+        NoWeights() if group is None else hdf5.LegacyWeights(group, kernels=files.kernels)
+    )
 
 
 def _legacy_training(path: Path, store: h5py.File) -> Training:

@@ -63,6 +63,10 @@ class Weights(Protocol):
         """The variables of the BN layer at this place."""
         ...
 
+    def kernels(self, kind: str) -> Mapping[str, Variable]:
+        """The variables of the layer with kernels at this place, if they are wanted."""
+        ...
+
     def found_inside(self) -> Iterator[BatchNormSet]:
         """The BN layers below this place, told by names and shapes."""
         ...
@@ -80,6 +84,10 @@ class NoWeights:
         return self
 
     def batch_norm(self, config: Config) -> Mapping[str, Variable]:  # noqa: ARG002
+        """No variables."""
+        return {}
+
+    def kernels(self, kind: str) -> Mapping[str, Variable]:  # noqa: ARG002
         """No variables."""
         return {}
 
@@ -129,6 +137,8 @@ def _layer(obj: Config, weights: Weights) -> LayerSpec:
     elif kind in BATCH_NORM:
         spec.variables = weights.batch_norm(config)
     else:
+        if kind in kinds.KERNEL_VARIABLES:
+            spec.variables = weights.kernels(kind)
         spec.children = _inner_layers(config, weights)
         is_model = _is_model_class(obj, class_name)
         if is_model or kind.startswith("custom."):

@@ -1,7 +1,7 @@
 """BN variables in an HDF5 file, and where Keras 2 and Keras 3 put them.
 
-Only BN is read, a few kilobytes of however many there are, and it is read at once, so that the
-file is closed again. Links to other files, and data sets that lie in other files, are refused.
+BN is read at once, a few kilobytes of however many there are, so that the file is closed again.
+Kernels are found only where they are wanted, and read only when asked for, while it is open. Links to other files, and data sets that lie in other files, are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -21,11 +21,14 @@ import numpy.typing as npt
 from bnscope.errors import UnreadableModelError
 from bnscope.graph.batchnorm import VARIABLES, variable_names
 from bnscope.graph.files import Store, copied, use_heap
+from bnscope.graph.kinds import KERNEL_VARIABLES
 from bnscope.graph.limits import (
     MAX_CHANNELS,
     MAX_CHUNK,
     MAX_COMPRESSED,
     MAX_CONFIG,
+    MAX_KERNEL,
+    MAX_KERNELS,
     MAX_MEMBERS,
     MAX_VALUES,
     megabytes,
@@ -41,6 +44,9 @@ _FILTERS = frozenset(
     {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 )
 _SAVE_AGAIN = "The file is damaged, or was not written by Keras; save the model again."
+_KERNEL_NAMES = frozenset(name for names in KERNEL_VARIABLES.values() for name in names) | {
+    "depthwise_kernel"
+}
 # Comparisons of names in one legacy group; a file can be made that takes any number.
 _MAX_COMPARISONS = 5_000_000
 
@@ -101,7 +107,9 @@ def _open(group: Any, name: str) -> Any:
     return h5py.h5o.open(group, key)
 
 
-def _read(dataset: Any, name: str, stored: Store | None = None) -> npt.NDArray[np.generic]:
+def _read(
+    dataset: Any, name: str, stored: Store | None = None, most: int = MAX_CHANNELS
+) -> npt.NDArray[np.generic]:
     """The values of an identifier, checked before a byte of them is read.
 
     Args:
@@ -109,6 +117,7 @@ def _read(dataset: Any, name: str, stored: Store | None = None) -> npt.NDArray[n
         name: how messages call it.
         stored: the bytes of the file; plain data are copied out of them, which takes half the
             time of going through HDF5.
+        most: how many values are read.
     """
     if not isinstance(dataset, h5py.h5d.DatasetID):
         raise _no_numbers(name)
@@ -116,10 +125,9 @@ def _read(dataset: Any, name: str, stored: Store | None = None) -> npt.NDArray[n
     if shape is None:
         raise _no_numbers(name)
     size = math.prod(shape)
-    if size > MAX_CHANNELS:
-        raise too_much(
-            f"{name} claims {size:,} values, more than any BN layer has", MAX_CHANNELS
-        )
+    if size > most:
+        what = "BN layer has" if most == MAX_CHANNELS else "kernel that is read"
+        raise too_much(f"{name} claims {size:,} values, more than any {what}", most)
     if stored is not None and dataset.get_type().equal(h5py.h5t.IEEE_F32LE):
         offset = dataset.get_offset()  # None unless the values lie here in one piece
         data = b"" if offset is None else stored.read_at(offset, 4 * size)
@@ -217,10 +225,16 @@ def _check_attribute(found: Any, name: str) -> int:
 
 
 class _Counter:
-    """Counts the values that are read of one file."""
+    """Counts the values that are read of one file.
 
-    def __init__(self) -> None:
+    Args:
+        kernels: whether kernels are wanted too.
+    """
+
+    def __init__(self, *, kernels: bool = False) -> None:
+        self.kernels = kernels
         self.values = 0
+        self.in_kernels = 0
 
     def add(self, variables: Mapping[str, Variable]) -> None:
         """Counts values that were read.
@@ -232,6 +246,18 @@ class _Counter:
         if self.values > MAX_VALUES:
             raise too_much(
                 f"The BN layers have more than {MAX_VALUES:,} values", MAX_VALUES
+            )
+
+    def add_kernel(self, size: int) -> None:
+        """Counts the values of a kernel that is about to be read.
+
+        Raises:
+            UnreadableModelError: if the file has more than is read.
+        """
+        self.in_kernels += size
+        if self.in_kernels > MAX_KERNELS:
+            raise too_much(
+                f"The kernels have more than {MAX_KERNELS:,} values", MAX_KERNELS
             )
 
 
@@ -247,10 +273,12 @@ class Keras3Weights:
         group: h5py.Group | None,
         stored: Store | None = None,
         found: _Counter | None = None,
+        *,
+        kernels: bool = False,
     ) -> None:
         self._find: Callable[[], h5py.Group | None] = lambda: group
         self._stored = stored
-        self._found = found or _Counter()
+        self._found = found or _Counter(kernels=kernels)
         self._counts: dict[str, int] = {}
         self._by_saved_name: dict[str, dict[str | None, h5py.Group]] = {}
 
@@ -306,6 +334,14 @@ class Keras3Weights:
         self._found.add(found)
         return found
 
+    def kernels(self, kind: str) -> Mapping[str, Variable]:
+        """The variables of the layer with kernels at this place, if they are wanted."""
+        values = self.group and _group(self.group, "vars") if self._found.kernels else None
+        if values is None:
+            return {}
+        places = {name: str(index) for index, name in enumerate(KERNEL_VARIABLES[kind])}
+        return _unread(places, values, self._stored, self._found)
+
     def found_inside(self) -> Iterator[BatchNormSet]:
         """The BN layers below this place, told by names and shapes."""
         from bnscope.graph.weight_sets import keras3_sets
@@ -324,12 +360,15 @@ class LegacyWeights:
         group: h5py.Group | None,
         parts: tuple[str, ...] = (),
         found: _Counter | None = None,
-        sets: _LegacySets | None = None,
+        sets: tuple[_LegacySets, _LegacySets] | None = None,
+        *,
+        kernels: bool = False,
     ) -> None:
         self.group = group
         self.parts = parts
-        self._found = found or _Counter()
-        self._sets = sets or _LegacySets(group)
+        self._found = found or _Counter(kernels=kernels)
+        self._both = sets or (_LegacySets(group), _LegacySets(group, kernels=True))
+        self._sets, self._kernels = self._both
 
     def inside(self, name: str, class_name: str) -> LegacyWeights:  # noqa: ARG002
         """The place of a layer of this model."""
@@ -341,7 +380,7 @@ class LegacyWeights:
     def within(self, attribute: str) -> LegacyWeights:
         """The place of a layer that this one keeps as an attribute."""
         parts = (*self.parts, attribute)
-        return LegacyWeights(self.group, parts, self._found, self._sets)
+        return LegacyWeights(self.group, parts, self._found, self._both)
 
     def batch_norm(self, config: Mapping[str, Any]) -> Mapping[str, Variable]:  # noqa: ARG002
         """The variables of the BN layer at this place."""
@@ -353,6 +392,15 @@ class LegacyWeights:
         found = variables(places, self.group)
         self._found.add(found)
         return found
+
+    def kernels(self, kind: str) -> Mapping[str, Variable]:
+        """The variables of the layer with kernels at this place, if they are wanted."""
+        if self.group is None or not self._found.kernels:
+            return {}
+        places = dict(self._kernels.find("/".join(self.parts)) or {})
+        if "kernel" in KERNEL_VARIABLES[kind] and "depthwise_kernel" in places:
+            places["kernel"] = places.pop("depthwise_kernel")  # what Keras 2 called it
+        return _unread(places, self.group, None, self._found)
 
     def found_inside(self) -> Iterator[BatchNormSet]:
         """The BN layers below this place, told by the names of their variables."""
@@ -367,15 +415,16 @@ class LegacyWeights:
 
 
 class _LegacySets:
-    """The BN variables of one legacy group, read once for all layers in it."""
+    """The BN or kernel variables of one legacy group, found once for all layers in it."""
 
-    def __init__(self, group: h5py.Group | None) -> None:
+    def __init__(self, group: h5py.Group | None, *, kernels: bool = False) -> None:
         self._group = group
+        self._find = _legacy_kernels if kernels else legacy_sets
         self._comparisons = 0
 
     @cached_property
     def _sets(self) -> dict[str, dict[str, str]]:
-        return {} if self._group is None else legacy_sets(self._group)
+        return {} if self._group is None else self._find(self._group)
 
     def find(self, path: str) -> dict[str, str] | None:
         """The variables of the layer at a path; None if it cannot be told which they are."""
@@ -384,7 +433,7 @@ class _LegacySets:
         self._comparisons += len(self._sets)
         if self._comparisons > _MAX_COMPARISONS:
             raise too_much(
-                f"The {len(self._sets):,} BN layers in one group bear other names than in the "
+                f"The {len(self._sets):,} layers in one group bear other names than in the "
                 f"configuration; finding them takes more than {_MAX_COMPARISONS:,} comparisons",
                 _MAX_COMPARISONS,
             )
@@ -394,13 +443,24 @@ class _LegacySets:
 
 def legacy_sets(group: h5py.Group) -> dict[str, dict[str, str]]:
     """The BN variables of a legacy group: owner's name -> variable -> place in the group."""
+    sets = _named(group, frozenset(VARIABLES))
+    return {owner: found for owner, found in sets.items() if "moving_mean" in found}
+
+
+def _legacy_kernels(group: h5py.Group) -> dict[str, dict[str, str]]:
+    """The kernels and biases of a legacy group, as `legacy_sets`."""
+    sets = _named(group, _KERNEL_NAMES)
+    return {owner: found for owner, found in sets.items() if set(found) != {"bias"}}
+
+
+def _named(group: h5py.Group, wanted: frozenset[str]) -> dict[str, dict[str, str]]:
     sets: dict[str, dict[str, str]] = {}
     for name in names(group, "weight_names"):
         owner, _, last = name.rpartition("/")
         variable = last.partition(":")[0]
-        if variable in VARIABLES:
+        if variable in wanted:
             sets.setdefault(owner, {})[variable] = name
-    return {owner: found for owner, found in sets.items() if "moving_mean" in found}
+    return sets
 
 
 def is_seen(group: h5py.Group, seen: set[int]) -> bool:
@@ -457,6 +517,31 @@ def variables(
             "The file is damaged, or was not written by Keras; save the model again.",
         )
     return found
+
+
+def _unread(
+    places: Mapping[str, str], group: h5py.Group, stored: Store | None, counter: _Counter
+) -> dict[str, Variable]:
+    """The variables of a layer with kernels, each read when it is asked for.
+
+    What dtype they have is found out then.
+    """
+    found = {}
+    for name, place in places.items():
+        folder, _, last = place.rpartition("/")
+        parent = walk(group, folder) if folder else group
+        dataset = _open(parent.id, last) if isinstance(parent, h5py.Group) else None
+        if isinstance(dataset, h5py.h5d.DatasetID) and dataset.shape is not None:
+            read = partial(_read_kernel, dataset, place, stored, counter)
+            found[name] = Variable(name, dataset.shape, "", read)
+    return found
+
+
+def _read_kernel(
+    dataset: Any, place: str, stored: Store | None, counter: _Counter
+) -> npt.NDArray[np.generic]:
+    counter.add_kernel(math.prod(dataset.shape))
+    return _read(dataset, place, stored, MAX_KERNEL)
 
 
 def _variable(name: str, values: npt.NDArray[np.generic]) -> Variable:

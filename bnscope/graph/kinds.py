@@ -31,6 +31,13 @@ DENSE = frozenset({"Dense"})
 CONVOLUTIONS = CONV | DEPTHWISE_CONV | SEPARABLE_CONV | CONV_TRANSPOSE
 # Layers that are linear but for an activation of their own.
 LINEAR = CONVOLUTIONS | DENSE | {"EinsumDense"}
+# The variables of layers with kernels, in the order in which they are saved.
+KERNEL_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(CONV | DEPTHWISE_CONV | CONV_TRANSPOSE, ("kernel", "bias")),
+    **dict.fromkeys(DENSE | {"EinsumDense"}, ("kernel", "bias")),
+    **dict.fromkeys(SEPARABLE_CONV, ("depthwise_kernel", "pointwise_kernel", "bias")),
+    "Embedding": ("embeddings",),
+}
 RECURRENT = frozenset({"LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"}) | _by_rank(
     "ConvLSTM*D"
 )

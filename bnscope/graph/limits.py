@@ -36,6 +36,10 @@ MAX_STEPS = 2_000_000
 MAX_CHANNELS = 1 << 20
 # Values of all BN layers of a file; EfficientNet-L2, the largest known, has 5 million.
 MAX_VALUES = 8_000_000
+# Values of one kernel, and of all that a rule reads of a file. EfficientNetB7's largest kernel
+# has 1.6 million, the whole of EfficientNet-L2 480 million.
+MAX_KERNEL = 1 << 24
+MAX_KERNELS = 1 << 29
 # Compressed values and chunks of one variable: deflate can make a thousand bytes out of one.
 MAX_COMPRESSED = 128 << 10
 MAX_CHUNK = 16 << 20

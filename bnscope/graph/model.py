@@ -7,6 +7,7 @@ Nested models are flattened, and their layers keep the path (`backbone/conv1_bn`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -191,6 +192,8 @@ class Graph:
         traced: paths of the subclassed models and custom layers whose inside is known from a
             symbolic call; "" is the model. They cannot be made again with changes.
         steps: how many steps from call to call are left; None for any number.
+        reopen: opens the file again, as a graph in which the variables of layers with kernels
+            can be read too until it is closed; None where this graph has all there are.
     """
 
     name: str
@@ -204,6 +207,19 @@ class Graph:
     has_weights: bool = True
     traced: tuple[str, ...] = ()
     steps: Steps | None = field(default=None, repr=False)
+    reopen: Callable[[], AbstractContextManager[Graph]] | None = field(
+        default=None, repr=False
+    )
+
+    def with_kernels(self) -> AbstractContextManager[Graph]:
+        """This graph, with the kernels of its layers among their variables.
+
+        A kernel in a file is read when it is asked for, and only inside the context.
+
+        Raises:
+            UnreadableModelError: if the file is not what it was any more.
+        """
+        return nullcontext(self) if self.reopen is None else self.reopen()
 
     @cached_property
     def _consumers(self) -> Sequence[tuple[Call, ...]]:

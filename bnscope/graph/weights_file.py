@@ -12,7 +12,7 @@ from bnscope.errors import UnreadableModelError
 from bnscope.graph import hdf5, weight_sets
 from bnscope.graph.batchnorm import AFFINE, KINDS, channel_axis, channels
 from bnscope.graph.build import LayerSpec, ModelSpec, build
-from bnscope.graph.config import found_layer, parse
+from bnscope.graph.config import Weights, found_layer, parse
 from bnscope.graph.model import Graph, NotAnalysed, Training
 from bnscope.graph.weight_sets import BatchNormSet
 
@@ -33,7 +33,12 @@ _MOST_NAMES = 3
 
 
 def read(
-    name: str, store: h5py.File, config: Any = None, training: Training | None = None
+    name: str,
+    store: h5py.File,
+    config: Any = None,
+    training: Training | None = None,
+    *,
+    kernels: bool = False,
 ) -> Graph:
     """The graph of a weights file.
 
@@ -42,6 +47,7 @@ def read(
         store: the open file.
         config: the decoded JSON of `model.to_json()`; None where there is none.
         training: what is known of the training.
+        kernels: whether the kernels of layers are wanted; they can be read while it is open.
 
     Returns:
         The graph. With a configuration it is the whole model, and `not_analysed` names every
@@ -55,7 +61,8 @@ def read(
     training = training or Training()
     found = list(_sets(store))
     if config is not None:
-        return _with_config(store, config, found, training)
+        weights = _weights(store, kernels=kernels)
+        return _with_config(weights, config, found, training)
     layers = [found_layer(each) for each in found]
     model = ModelSpec(layers=layers, opaque=_NO_CONFIG)
     graph, specs = build(name, model, training=training, has_weights=True)
@@ -77,11 +84,15 @@ def _sets(store: h5py.File) -> Iterator[BatchNormSet]:
     yield from found
 
 
+def _weights(store: h5py.File, *, kernels: bool) -> Weights:
+    if _is_legacy(store):
+        return hdf5.LegacyWeights(store, kernels=kernels)
+    return hdf5.Keras3Weights(store, kernels=kernels)
+
+
 def _with_config(
-    store: h5py.File, config: Any, found: list[BatchNormSet], training: Training
+    weights: Weights, config: Any, found: list[BatchNormSet], training: Training
 ) -> Graph:
-    legacy = _is_legacy(store)
-    weights = hdf5.LegacyWeights(store) if legacy else hdf5.Keras3Weights(store)
     name, model = parse(config, weights)
     graph, specs = build(name, model, training=training, has_weights=True)
     layers = {path: spec for path, spec in specs.items() if _is_batch_norm(spec)}

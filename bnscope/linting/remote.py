@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +34,20 @@ def read(url: str, config: str | os.PathLike[str] | None = None) -> Graph:
     Raises:
         UnreadableModelError: if it cannot be copied, is damaged or no Keras model.
     """
+    with _copied(url) as copy:
+        return replace(archive.read(copy, config), reopen=partial(_opened_at, url, config))
+
+
+@contextmanager
+def _opened_at(url: str, config: str | os.PathLike[str] | None = None) -> Iterator[Graph]:
+    """As `read`, with the kernels of layers, copied for as long as the context lasts."""
+    with _copied(url) as copy, archive.opened(copy, config) as graph:
+        yield graph
+
+
+@contextmanager
+def _copied(url: str) -> Iterator[Path]:
+    """A copy of the file at a URL; errors that name the copy name the URL instead."""
     files, place = _opened(url)
     with tempfile.TemporaryDirectory(prefix="bnscope-") as folder:
         # A weights file is called by its name.
@@ -40,7 +58,7 @@ def read(url: str, config: str | os.PathLike[str] | None = None) -> Graph:
         except Exception as error:  # each file system has errors of its own
             raise _failed(url, error) from error
         try:
-            return archive.read(copy, config)
+            yield copy
         except BnscopeError as error:
             raise UnreadableModelError(
                 error.message.replace(str(copy), url), error.hint

@@ -53,7 +53,7 @@ def collect_outputs(
     import keras
 
     collected: list[list[Array]] = []
-    with _unchanged(model), _accurate_device():
+    with unchanged(model), _accurate_device():
         for batch in batches:
             outputs = run(batch)
             collected.append([to_numpy(y) for y in keras.tree.flatten(outputs)])
@@ -85,7 +85,7 @@ def lowest_dtype(model: Any) -> str:
 
 
 @contextmanager
-def _unchanged(model: Any) -> Iterator[None]:
+def unchanged(model: Any) -> Iterator[None]:
     """Puts the variables of a model back as they were: some layers count, or keep a state."""
     trained = {id(variable) for variable in model.trainable_variables}
     state = [v for v in state_variables(model) if id(v) not in trained]
