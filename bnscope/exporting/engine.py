@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import os
 import re
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +21,8 @@ from bnscope.errors import (
     first_line,
 )
 from bnscope.exporting.formats import Format, check_installed, check_target, find_format
+from bnscope.exporting.placing import move_into_place
+from bnscope.exporting.quiet import quietly
 from bnscope.graph import kinds, live
 from bnscope.rewriting.apply import apply_edits
 from bnscope.rewriting.comparison import Verification, compare_outputs
@@ -35,6 +33,8 @@ from bnscope.rewriting.verify import Verifier
 Array = npt.NDArray[Any]
 # Another runtime adds up in another order, and may choose other algorithms.
 RUNTIME_FACTOR = 10.0
+# Sizes of batches that are run besides the whole, where the model leaves the size open.
+_PARTS = (1, 3)
 # Lines that name a place in the code of a converter.
 _PLACE = re.compile(r"\s*(Check '|Exception from |FrontEnd API failed|Summary:)")
 
@@ -71,6 +71,7 @@ class Export:
         bn_like: operations left that do what BN does at inference: batch normalizations, and
             products of an activation with more than one constant; None if not known.
         size: bytes of all files.
+        batch_sizes: the sizes of the batches that were run.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class Export:
     verification: Verification
     bn_like: int | None
     size: int
+    batch_sizes: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The facts for JSON."""
@@ -91,6 +93,7 @@ class Export:
             "samples": self.verification.samples,
             "bn_like": self.bn_like,
             "bytes": self.size,
+            "batch_sizes": list(self.batch_sizes),
         }
 
 
@@ -141,7 +144,8 @@ def export(
             _convert(plain, beside, chosen)
             made = _checked(model, verifier, beside, chosen)
             check_target(target, chosen, overwrite=overwrite)
-            _move(beside, target, chosen, Path(folder))
+            pairs = zip(chosen.files(beside), chosen.files(target), strict=True)
+            move_into_place(list(pairs))
     except BnscopeError:
         raise
     except OSError as error:
@@ -149,7 +153,12 @@ def export(
             f"{target} cannot be written: {error.strerror or first_line(error)}.",
             "Nothing was left behind. Choose another place.",
         ) from error
-    return Export(target, *made)
+    sizes = {
+        size
+        for batch in verifier.batches
+        for size in _batch_sizes(verifier.specs, len(batch[0]))
+    }
+    return Export(target, *made, tuple(sorted(sizes)))
 
 
 def _specs(model: Any) -> tuple[InputSpec, ...]:
@@ -183,8 +192,10 @@ def _without_augmentation(model: Any) -> Any:
 
 def _convert(model: Any, path: Path, format_: Format) -> None:
     try:
-        with _quietly():
+        with quietly():
             model.export(str(path), format=format_.name, verbose=False)
+    except OSError:
+        raise
     except Exception as error:
         # Converters raise all sorts; the model is what they cannot take.
         raise UnsupportedModelError(
@@ -205,13 +216,21 @@ def _checked(
             "Nothing was written.",
         )
     size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-    return format_.name, runtime.version, verification, runtime.count_affine(), size
+    return format_.name, runtime.version, verification, _count(runtime), size
+
+
+def _count(runtime: Runtime) -> int | None:
+    try:
+        with quietly():
+            return runtime.count_affine()
+    except Exception:  # noqa: BLE001  the artifact is right; what it holds is not known
+        return None
 
 
 def _open(path: Path, format_: Format) -> Runtime:
     module = importlib.import_module(f"bnscope.exporting.{format_.name}")
     try:
-        with _quietly():
+        with quietly():
             opened: Runtime = module.Artifact(path)
     except Exception as error:
         raise VerificationError(
@@ -255,9 +274,10 @@ def _judged(verifier: Verifier, checks: tuple[Any, ...]) -> Verification:
 
 
 def _batch_sizes(specs: Sequence[InputSpec], size: int) -> tuple[int, ...]:
-    """The whole batch, and where the model leaves its size open, a single sample too."""
+    """The whole batch, and where the model leaves its size open, parts of it too."""
     is_open = all(spec.shape and spec.shape[0] is None for spec in specs)
-    return (size, 1) if is_open and size > 1 else (size,)
+    parts = [part for part in _PARTS if part < size] if is_open else []
+    return (size, *parts)
 
 
 def _run(model: Any, runtime: Runtime, batch: Batch, verifier: Verifier) -> Any:
@@ -268,7 +288,8 @@ def _run(model: Any, runtime: Runtime, batch: Batch, verifier: Verifier) -> Any:
         )
     }
     try:
-        return runtime.run(arrays)
+        with quietly():
+            return runtime.run(arrays)
     except BnscopeError:
         raise
     except Exception as error:
@@ -314,25 +335,6 @@ def _joined(parts: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
     return {name: np.concatenate(list(arrays)) for name, arrays in parts.items()}
 
 
-def _move(beside: Path, target: Path, format_: Format, folder: Path) -> None:
-    """Moves an artifact into place; what was there comes back if that fails."""
-    pairs = list(zip(format_.files(beside), format_.files(target), strict=True))
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for index, (_, place) in enumerate(pairs):
-            if place.exists():
-                former = folder / f"former-{index}"
-                place.rename(former)
-                moved.append((former, place))
-        for made, place in pairs:
-            made.rename(place)
-    except OSError:
-        for former, place in moved:
-            if not place.exists():
-                former.rename(place)
-        raise
-
-
 def _telling_line(error: Exception) -> str:
     """The line that says what is wrong: in TensorFlow and OpenVINO not always the first."""
     told = [line for line in str(error).splitlines() if line.strip()]
@@ -340,19 +342,3 @@ def _telling_line(error: Exception) -> str:
         told.reverse()
     told = [line for line in told if not _PLACE.match(line)]
     return first_line(Exception(told[0])) if told else first_line(error)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps what converters print off stdout, and OpenVINO from reporting to its makers."""
-    hidden = "openvino_telemetry"
-    known = sys.modules.get(hidden)
-    sys.modules[hidden] = None  # type: ignore[assignment]  # an import of it fails
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        del sys.modules[hidden]
-        if known is not None:
-            sys.modules[hidden] = known
