@@ -427,7 +427,7 @@ def test_a_blocked_package_is_a_missing_one(folded, tmp_path, monkeypatch):
 def test_a_model_that_computes_with_batch_statistics_is_not_exported(randomized, tmp_path):
     inputs = keras.Input((8,))
     model = randomized(keras.Model(inputs, BN()(layers.Dense(3)(inputs), training=True)))
-    with pytest.raises(VerificationError, match="computes something else"):
+    with pytest.raises(VerificationError, match="is exported with the statistics"):
         export(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -437,3 +437,33 @@ def test_a_directory_that_cannot_be_written_is_one_line(folded, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(BnscopeError, match="Permission denied"):
         folded.export(tmp_path / "model.onnx")
+
+
+@each_format
+def test_open_sizes_are_run_in_two_sizes(name, randomized, tmp_path):
+    model = randomized(open_sizes())
+    checks = export(model, tmp_path / name).verification.outputs
+    assert [check.name.endswith("(smaller inputs)") for check in checks] == [False, True]
+
+
+def test_a_converter_that_fails_says_what_it_lacks(tmp_path):
+    looping = keras.Sequential([keras.Input((6, 3)), layers.LSTM(4)])
+    with pytest.raises(UnsupportedModelError, match="No conversion rule found") as error:
+        export(looping, tmp_path / "model.xml")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artifact_that_does_not_load_is_not_written(folded, tmp_path, monkeypatch):
+    convert = engine._convert
+
+    def damaged(model, path, format_):
+        convert(model, path, format_)
+        path.write_bytes(path.read_bytes()[:100])
+
+    monkeypatch.setattr(engine, "_convert", damaged)
+    for name in ("model.onnx", "model.tflite", "model.xml"):
+        with pytest.raises(VerificationError, match="does not load") as error:
+            folded.export(tmp_path / name)
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from bnscope.exporting.placing import move_into_place
 from bnscope.exporting.quiet import quietly
 from bnscope.graph import kinds, live
 from bnscope.rewriting.apply import apply_edits
-from bnscope.rewriting.comparison import Verification, compare_outputs
+from bnscope.rewriting.comparison import OutputCheck, Verification, compare_outputs
 from bnscope.rewriting.edits import DropLayer
 from bnscope.rewriting.inputs import Batch, InputSpec, input_specs, numpy_dtype
 from bnscope.rewriting.verify import Verifier
@@ -36,7 +36,9 @@ RUNTIME_FACTOR = 10.0
 # Sizes of batches that are run besides the whole, where the model leaves the size open.
 _PARTS = (1, 3)
 # Lines that name a place in the code of a converter.
-_PLACE = re.compile(r"\s*(Check '|Exception from |FrontEnd API failed|Summary:)")
+_PLACE = re.compile(
+    r"\s*(Check '|Exception from |FrontEnd API failed|Summary:|Model wasn't fully)"
+)
 
 
 class Runtime(Protocol):
@@ -213,7 +215,8 @@ def _checked(
         raise VerificationError(
             f"{runtime.version} computes something else than the Keras model: "
             f"{verification.difference}.",
-            "Nothing was written.",
+            "Nothing was written. What is called with training=True is exported with the "
+            "statistics of the batch.",
         )
     size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
     return format_.name, runtime.version, verification, _count(runtime), size
@@ -234,7 +237,7 @@ def _open(path: Path, format_: Format) -> Runtime:
             opened: Runtime = module.Artifact(path)
     except Exception as error:
         raise VerificationError(
-            f"The exported {format_.title} does not load: {first_line(error)}.",
+            f"The exported {format_.title} does not load: {_telling_line(error)}.",
             "Nothing was written.",
         ) from error
     return opened
@@ -263,10 +266,34 @@ def _compare(model: Any, verifier: Verifier, runtime: Runtime) -> Verification:
                 actual[name].append(value)
         start = stop
     checks = compare_outputs(_joined(expected), _joined(actual))
-    return _judged(verifier, tuple(checks))
+    return _judged(verifier, (*checks, *_smaller(model, verifier, runtime, keys)))
 
 
-def _judged(verifier: Verifier, checks: tuple[Any, ...]) -> Verification:
+def _smaller(
+    model: Any, verifier: Verifier, runtime: Runtime, keys: Sequence[str]
+) -> Iterator[OutputCheck]:
+    """Comparisons on smaller samples, where their sizes are open and the model takes them."""
+    first = verifier.batches[0]
+    batch = tuple(
+        array[_cut(spec, array)] for array, spec in zip(first, verifier.specs, strict=True)
+    )
+    if all(one.shape == other.shape for one, other in zip(batch, first, strict=True)):
+        return
+    try:
+        outputs = verifier.run(model, [batch])
+    except VerificationError:
+        return
+    expected = {f"{name} (smaller inputs)": values for name, values in outputs.items()}
+    found = _in_order(_run(model, runtime, batch, verifier), keys)
+    yield from compare_outputs(expected, dict(zip(expected, found, strict=True)))
+
+
+def _cut(spec: InputSpec, array: Array) -> tuple[slice, ...]:
+    sizes = zip(spec.shape[1:], array.shape[1:], strict=True)
+    return (slice(None), *(slice(n if n == size else n * 3 // 4) for size, n in sizes))
+
+
+def _judged(verifier: Verifier, checks: tuple[OutputCheck, ...]) -> Verification:
     tolerance = verifier.tolerance * RUNTIME_FACTOR
     if any(not check.error <= tolerance for check in checks):
         tolerance = max(tolerance, verifier.widened())
