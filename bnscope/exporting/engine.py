@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -28,6 +29,7 @@ from bnscope.rewriting.edits import DropLayer
 from bnscope.rewriting.inputs import InputSpec, input_specs
 from bnscope.rewriting.verify import Verifier
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Lines that name a place in the code of a converter.
 _PLACE = re.compile(
     r"\s*(Check '|Exception from |FrontEnd API failed|Summary:|Model wasn't fully)"
@@ -172,6 +174,9 @@ def _convert(model: Any, path: Path, format_: Format) -> None:
     except OSError:
         raise
     except Exception as error:
+        for number in _FULL:  # native code has errors of its own for it
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from error
         # Converters raise all sorts; the model is what they cannot take.
         raise UnsupportedModelError(
             f"Keras cannot export this model as {format_.title}: {_telling_line(error)}.",
