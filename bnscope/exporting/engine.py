@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import importlib
-import io
 import os
 import re
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from bnscope.errors import (
     BnscopeError,
@@ -24,39 +18,22 @@ from bnscope.errors import (
     VerificationError,
     first_line,
 )
+from bnscope.exporting.checking import Runtime, batch_sizes, compare
 from bnscope.exporting.formats import Format, check_installed, check_target, find_format
+from bnscope.exporting.placing import move_into_place
+from bnscope.exporting.quiet import quietly
 from bnscope.graph import kinds, live
 from bnscope.rewriting.apply import apply_edits
-from bnscope.rewriting.comparison import Verification, compare_outputs
+from bnscope.rewriting.comparison import Verification
 from bnscope.rewriting.edits import DropLayer
-from bnscope.rewriting.inputs import Batch, InputSpec, input_specs, numpy_dtype
+from bnscope.rewriting.inputs import InputSpec, input_specs
 from bnscope.rewriting.verify import Verifier
 
-Array = npt.NDArray[Any]
-# Another runtime adds up in another order, and may choose other algorithms.
-RUNTIME_FACTOR = 10.0
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Lines that name a place in the code of a converter.
-_PLACE = re.compile(r"\s*(Check '|Exception from |FrontEnd API failed|Summary:)")
-
-
-class Runtime(Protocol):
-    """An artifact, opened in the runtime it is made for.
-
-    Attributes:
-        version: the runtime and its version.
-        inputs: names of the inputs, in order.
-    """
-
-    version: str
-    inputs: tuple[str, ...]
-
-    def __init__(self, path: Path) -> None: ...
-
-    def run(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The outputs by name, in order."""
-
-    def count_affine(self) -> int | None:
-        """How many operations are left that do what BN does; None if that is not known."""
+_PLACE = re.compile(
+    r"\s*(Check '|Exception from |FrontEnd API failed|Summary:|Model wasn't fully)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +48,7 @@ class Export:
         bn_like: operations left that do what BN does at inference: batch normalizations, and
             products of an activation with more than one constant; None if not known.
         size: bytes of all files.
+        batch_sizes: the sizes of the batches that were run.
     """
 
     path: Path
@@ -79,6 +57,7 @@ class Export:
     verification: Verification
     bn_like: int | None
     size: int
+    batch_sizes: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The facts for JSON."""
@@ -91,6 +70,7 @@ class Export:
             "samples": self.verification.samples,
             "bn_like": self.bn_like,
             "bytes": self.size,
+            "batch_sizes": list(self.batch_sizes),
         }
 
 
@@ -141,7 +121,8 @@ def export(
             _convert(plain, beside, chosen)
             made = _checked(model, verifier, beside, chosen)
             check_target(target, chosen, overwrite=overwrite)
-            _move(beside, target, chosen, Path(folder))
+            pairs = zip(chosen.files(beside), chosen.files(target), strict=True)
+            move_into_place(list(pairs))
     except BnscopeError:
         raise
     except OSError as error:
@@ -149,7 +130,12 @@ def export(
             f"{target} cannot be written: {error.strerror or first_line(error)}.",
             "Nothing was left behind. Choose another place.",
         ) from error
-    return Export(target, *made)
+    sizes = {
+        size
+        for batch in verifier.batches
+        for size in batch_sizes(verifier.specs, len(batch[0]))
+    }
+    return Export(target, *made, tuple(sorted(sizes)))
 
 
 def _specs(model: Any) -> tuple[InputSpec, ...]:
@@ -183,9 +169,14 @@ def _without_augmentation(model: Any) -> Any:
 
 def _convert(model: Any, path: Path, format_: Format) -> None:
     try:
-        with _quietly():
+        with quietly():
             model.export(str(path), format=format_.name, verbose=False)
+    except OSError:
+        raise
     except Exception as error:
+        for number in _FULL:  # native code has errors of its own for it
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from error
         # Converters raise all sorts; the model is what they cannot take.
         raise UnsupportedModelError(
             f"Keras cannot export this model as {format_.title}: {_telling_line(error)}.",
@@ -197,140 +188,37 @@ def _checked(
     model: Any, verifier: Verifier, path: Path, format_: Format
 ) -> tuple[str, str, Verification, int | None, int]:
     runtime = _open(path, format_)
-    verification = _compare(model, verifier, runtime)
+    verification = compare(model, verifier, runtime)
     if not verification.passed:
         raise VerificationError(
             f"{runtime.version} computes something else than the Keras model: "
             f"{verification.difference}.",
-            "Nothing was written.",
+            "Nothing was written. What is called with training=True is exported with the "
+            "statistics of the batch.",
         )
     size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-    return format_.name, runtime.version, verification, runtime.count_affine(), size
+    return format_.name, runtime.version, verification, _count(runtime), size
+
+
+def _count(runtime: Runtime) -> int | None:
+    try:
+        with quietly():
+            return runtime.count_affine()
+    except Exception:  # noqa: BLE001  the artifact is right; what it holds is not known
+        return None
 
 
 def _open(path: Path, format_: Format) -> Runtime:
     module = importlib.import_module(f"bnscope.exporting.{format_.name}")
     try:
-        with _quietly():
+        with quietly():
             opened: Runtime = module.Artifact(path)
     except Exception as error:
         raise VerificationError(
-            f"The exported {format_.title} does not load: {first_line(error)}.",
+            f"The exported {format_.title} does not load: {_telling_line(error)}.",
             "Nothing was written.",
         ) from error
     return opened
-
-
-def _compare(model: Any, verifier: Verifier, runtime: Runtime) -> Verification:
-    """The outputs of the artifact against those of the Keras model."""
-    names = list(verifier.expected)
-    keys = _output_keys(model, len(names))
-    expected: dict[str, list[Array]] = {name: [] for name in names}
-    actual: dict[str, list[Array]] = {name: [] for name in names}
-    start = 0
-    for batch in verifier.batches:
-        stop = start + len(batch[0])
-        for count in _batch_sizes(verifier.specs, len(batch[0])):
-            found = _run(model, runtime, tuple(part[:count] for part in batch), verifier)
-            if not set(keys) <= set(found) and len(found) != len(names):
-                raise VerificationError(
-                    f"{runtime.version} returns {len(found)} outputs, and the Keras model "
-                    f"{len(names)}.",
-                    "Nothing was written.",
-                )
-            for name, value in zip(names, _in_order(found, keys), strict=True):
-                wanted = verifier.expected[name][start:stop]
-                expected[name].append(wanted[:count])
-                actual[name].append(value)
-        start = stop
-    checks = compare_outputs(_joined(expected), _joined(actual))
-    return _judged(verifier, tuple(checks))
-
-
-def _judged(verifier: Verifier, checks: tuple[Any, ...]) -> Verification:
-    tolerance = verifier.tolerance * RUNTIME_FACTOR
-    if any(not check.error <= tolerance for check in checks):
-        tolerance = max(tolerance, verifier.widened())
-    return Verification(checks, tolerance, verifier.samples)
-
-
-def _batch_sizes(specs: Sequence[InputSpec], size: int) -> tuple[int, ...]:
-    """The whole batch, and where the model leaves its size open, a single sample too."""
-    is_open = all(spec.shape and spec.shape[0] is None for spec in specs)
-    return (size, 1) if is_open and size > 1 else (size,)
-
-
-def _run(model: Any, runtime: Runtime, batch: Batch, verifier: Verifier) -> Any:
-    arrays = {
-        name: array if spec.dtype == "string" else array.astype(numpy_dtype(spec.dtype))
-        for name, spec, array in zip(
-            _input_names(model, runtime, verifier.specs), verifier.specs, batch, strict=True
-        )
-    }
-    try:
-        return runtime.run(arrays)
-    except BnscopeError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(array.shape) for array in batch)
-        raise VerificationError(
-            f"{runtime.version} does not run the artifact on inputs of shape {shapes}: "
-            f"{first_line(error)}.",
-            "Nothing was written.",
-        ) from error
-
-
-def _input_names(
-    model: Any, runtime: Runtime, specs: Sequence[InputSpec]
-) -> tuple[str, ...]:
-    """What the artifact calls each input: by its layer, by its key, or by its place."""
-    given = getattr(model, "input", None)
-    candidates = [tuple(spec.name for spec in specs)]
-    if isinstance(given, Mapping):
-        keys = {id(tensor): str(key) for key, tensor in given.items()}
-        candidates.append(tuple(keys.get(id(tensor), "") for tensor in model.inputs))
-    fitting = (names for names in candidates if set(names) == set(runtime.inputs))
-    return next(fitting, runtime.inputs)
-
-
-def _output_keys(model: Any, count: int) -> tuple[str, ...]:
-    """What an artifact calls each output: by its key, or by its place."""
-    import keras
-
-    output = getattr(model, "output", None)
-    if isinstance(output, Mapping) and len(output) == count:
-        paths = [path for path, _ in keras.tree.flatten_with_path(output)]
-        return tuple(str(path[0]) for path in paths)
-    return tuple(f"output_{index}" for index in range(count))
-
-
-def _in_order(found: Mapping[str, Array], keys: Sequence[str]) -> list[Array]:
-    if set(keys) <= set(found):
-        return [found[key] for key in keys]
-    return list(found.values())
-
-
-def _joined(parts: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
-    return {name: np.concatenate(list(arrays)) for name, arrays in parts.items()}
-
-
-def _move(beside: Path, target: Path, format_: Format, folder: Path) -> None:
-    """Moves an artifact into place; what was there comes back if that fails."""
-    pairs = list(zip(format_.files(beside), format_.files(target), strict=True))
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for index, (_, place) in enumerate(pairs):
-            if place.exists():
-                former = folder / f"former-{index}"
-                place.rename(former)
-                moved.append((former, place))
-        for made, place in pairs:
-            made.rename(place)
-    except OSError:
-        for former, place in moved:
-            if not place.exists():
-                former.rename(place)
-        raise
 
 
 def _telling_line(error: Exception) -> str:
@@ -340,19 +228,3 @@ def _telling_line(error: Exception) -> str:
         told.reverse()
     told = [line for line in told if not _PLACE.match(line)]
     return first_line(Exception(told[0])) if told else first_line(error)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps what converters print off stdout, and OpenVINO from reporting to its makers."""
-    hidden = "openvino_telemetry"
-    known = sys.modules.get(hidden)
-    sys.modules[hidden] = None  # type: ignore[assignment]  # an import of it fails
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        del sys.modules[hidden]
-        if known is not None:
-            sys.modules[hidden] = known

@@ -41,6 +41,15 @@ FORMATS = (
     Format("openvino", "OpenVINO", ".xml", ("openvino",), (".bin",)),
 )
 KERAS_SUFFIXES = {".keras": "keras", ".h5": "h5", ".hdf5": "h5"}
+# What TensorFlow and Keras write into the directory of a SavedModel.
+_SAVED_MODEL = {
+    "saved_model.pb",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "variables",
+    "assets",
+    "assets.extra",
+}
 NAMES = ("keras", "h5", *(known.name for known in FORMATS))
 
 
@@ -84,7 +93,7 @@ def find_format(path: str | os.PathLike[str], name: str | None = None) -> Format
 
 def check_installed(format_: Format) -> None:
     """Raises BnscopeError if a package that a format needs is not there."""
-    missing = [name for name in format_.modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in format_.modules if not _is_installed(name)]
     if missing:
         names = ", ".join(name.replace("_", "-") for name in missing)
         raise BnscopeError(
@@ -126,16 +135,29 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _check_replaceable(path: Path, format_: Format) -> None:
-    """Raises BnscopeError unless what is at a path is of the same kind."""
+    """Raises BnscopeError unless what is at a path is of the same kind, and nothing else."""
     if format_.suffix:
         if path.is_dir():
             raise BnscopeError(f"{path} is a directory.", "Give the name of a file.")
-    elif not (path / "saved_model.pb").is_file() and (
-        not path.is_dir() or any(path.iterdir())
-    ):
+        return
+    inside = {one.name for one in path.iterdir()} if path.is_dir() else {path.name}
+    if inside and "saved_model.pb" not in inside:
         raise BnscopeError(
             f"{path} is no SavedModel, so it is not replaced.", "Choose another name."
         )
+    others = sorted(inside - _SAVED_MODEL)
+    if others:
+        raise BnscopeError(
+            f"{path} holds {others[0]} besides a SavedModel, so it is not replaced.",
+            "Choose another name.",
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # a module whose import is blocked
+        return False
 
 
 def _suffixes() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+_NUMBERED = re.compile(r"Identity(?:_(\d+))?:0")
 
 
 class Artifact:
@@ -30,16 +32,26 @@ class Artifact:
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name, in order."""
         found = self.compiled(dict(arrays))
-        results: dict[str, Array] = {}
-        for index, output in enumerate(self.compiled.outputs):
-            names = sorted(output.get_names()) or [f"output {index}"]
-            value = np.array(found[output])
-            results[names[0] if len(names) == 1 else f"output_{index}"] = value
-        return results
+        return {
+            _output_name(output.get_names(), index): np.array(found[output])
+            for index, output in enumerate(self.compiled.outputs)
+        }
 
     def count_affine(self) -> int:
         """The operations that normalize, or multiply with more than one constant."""
         return sum(_is_affine(operation) for operation in self.model.get_ops())
+
+
+def _output_name(names: Collection[str], index: int) -> str:
+    """What to call an output of which several names are known.
+
+    OpenVINO sorts them by name, so that `Identity_10:0` comes before `Identity_2:0`; the number is
+    the place among the model's outputs.
+    """
+    numbered = [match for match in map(_NUMBERED.fullmatch, names) if match]
+    if numbered:
+        return f"output_{numbered[0].group(1) or 0}"
+    return next(iter(names)) if len(names) == 1 else f"output_{index}"
 
 
 def _is_affine(operation: Any) -> bool:

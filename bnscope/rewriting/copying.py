@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
@@ -44,6 +43,8 @@ def copy_layer(layer: Any, change: Change | None = None) -> Any:
             return type(layer)(**{**config, "output_shape": layer._output_shape})  # noqa: SLF001
         return type(layer).from_config(config)
     except Exception as error:
+        if not layer.variables and not layer._layers:  # noqa: SLF001
+            return _copy_operation(layer)  # without a state, a shallow copy is one
         # Whatever a user's class raises: the model is not usable here, and this says why.
         raise UnsupportedModelError(
             f'Layer "{layer.name}" of class {type(layer).__name__} cannot be made again '
@@ -182,9 +183,10 @@ def _is_linear(layer: Any) -> bool:
 
 def _copy_operation(operation: Any) -> Any:
     # An operation has no variables; its arguments may be objects that no configuration holds.
-    twin = copy.copy(operation)
-    twin._inbound_nodes = []  # noqa: SLF001
-    twin._outbound_nodes = []  # noqa: SLF001
+    twin = object.__new__(type(operation))
+    vars(twin).update(vars(operation))  # copy.copy would ask a layer for its configuration
+    twin._inbound_nodes = []
+    twin._outbound_nodes = []
     return twin
 
 

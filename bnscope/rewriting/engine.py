@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bnscope.errors import VerificationError
+from bnscope.errors import UnsupportedModelError, VerificationError
 from bnscope.graph.model import Graph
 from bnscope.rewriting.apply import apply_edits
 from bnscope.rewriting.comparison import Verification
@@ -53,7 +53,13 @@ def rewrite(
     apply = partial(apply_edits, model, opened=opened)
     rewritten = apply(_edits(steps))
     verifier = Verifier(model, verify_data, graph)
-    verification = verifier.compare(rewritten)
+    try:
+        verification = verifier.compare(rewritten)
+    except VerificationError as error:
+        raise UnsupportedModelError(
+            f"The model cannot be made again: {error.message}",
+            "A layer or `call` depends on sizes that are known only when it runs.",
+        ) from error
     if not verification.passed:
         raise failure(apply, steps, verifier, verification)
     return Rewritten(rewritten, verification)

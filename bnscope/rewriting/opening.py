@@ -22,7 +22,7 @@ from bnscope.graph.tracing import (
     symbolic_tensors,
 )
 from bnscope.rewriting.apply import Builder
-from bnscope.rewriting.copying import all_layers
+from bnscope.rewriting.copying import all_layers, copy_layer
 from bnscope.rewriting.edits import LayerEdits
 
 
@@ -42,6 +42,7 @@ class OpeningBuilder(Builder):
         self.model = model
         self.tracer = Tracer(model)
         self.training: dict[int, bool | None] = {}
+        self.opening: dict[int, bool] = {}
 
     def make(self, old: Any) -> Any:
         """The model itself; what it calls is opened where it is called."""
@@ -63,13 +64,23 @@ class OpeningBuilder(Builder):
 
     def opens(self, layer: Any) -> bool:
         """Whether a `call` is to be followed."""
+        if id(layer) not in self.opening:
+            self.opening[id(layer)] = is_followed(layer) and self.must_open(layer)
+        return self.opening[id(layer)]
+
+    def must_open(self, layer: Any) -> bool:
+        """Whether something is to be changed inside, or no copy can be made of the whole."""
         import keras
 
-        if not is_followed(layer):
-            return False
-        return isinstance(layer, keras.Model) or any(
-            id(inner) in self.edits for inner in all_layers(layer)
-        )
+        if isinstance(layer, keras.Model):
+            return True
+        if any(id(inner) in self.edits for inner in all_layers(layer)):
+            return True
+        try:
+            copy_layer(layer)
+        except UnsupportedModelError:
+            return True
+        return False
 
     def opened(self, layer: Any, call: Arguments) -> Any:
         """A Functional model that does what a `call` does."""
