@@ -13,21 +13,11 @@ import argparse
 import gc
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
-from fold_cases import Tally, check_case
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
-from random_models import Choices
-
-SETTINGS = settings(
-    deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
-)
 
 
 def main():
@@ -38,49 +28,12 @@ def main():
     options = parser.parse_args()
     index, _, count = options.shard.partition("/")
     cases = len(range(int(index), options.cases, int(count)))
+    from fold_cases import run
+
     gc.freeze()  # the modules imported so far; collections would go through all of them
     tally = run(cases, seed=options.seed * 1000 + int(index), every=100)
-    print(tally)
+    sys.stdout.write(f"{tally}\n")
     return 1 if tally.never_drawn else 0
-
-
-def run(cases, *, seed, every=None):
-    """Checks cases: always the same for a seed, and those of the tests without one.
-
-    Args:
-        cases: number of models.
-        seed: seed of hypothesis; None derives it from the function.
-        every: after how many cases a line is printed; None for no lines.
-
-    Returns:
-        What was seen.
-    """
-    tally, start = Tally(), time.perf_counter()
-
-    @given(st.data())
-    def check(data):
-        check_case(Choices(lambda low, high: data.draw(st.integers(low, high))), tally)
-        if every and tally.cases % every == 0:
-            seconds = time.perf_counter() - start
-            print(
-                f"{tally.cases} cases, {seconds / tally.cases:.2f} s each, "
-                f"{tally.folded.total()} BN folded, {tally.kept.total()} kept, "
-                f"worst error {tally.worst:.1e}",
-                flush=True,
-            )
-
-    if seed is not None:
-        check = _seeded(check, seed)
-    try:
-        settings(SETTINGS, derandomize=seed is None, max_examples=cases)(check)()
-    except BaseException:
-        print("The model that failed:", *tally.last, sep="\n  ", flush=True)
-        raise
-    return tally
-
-
-def _seeded(check, number):
-    return seed(number)(check)
 
 
 if __name__ == "__main__":
