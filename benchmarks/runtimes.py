@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,7 @@ def onnx_runtime(model: Any, image: Any, folder: Path) -> tuple[Run, str]:
     Returns:
         What runs it, and the BN-like nodes of the optimized graph.
     """
-    import onnx
-    import onnxruntime
-
+    onnx, onnxruntime = import_module("onnx"), import_module("onnxruntime")
     path, optimized = folder / "model.onnx", folder / "optimized.onnx"
     model.export(path, format="onnx", verbose=False)
     options = onnxruntime.SessionOptions()
@@ -47,13 +46,12 @@ def onnx_runtime(model: Any, image: Any, folder: Path) -> tuple[Run, str]:
 
 def litert(model: Any, image: Any, folder: Path) -> tuple[Run, str]:
     """A model in LiteRT: see `onnx_runtime`."""
-    from ai_edge_litert.interpreter import Interpreter
-
+    make = import_module("ai_edge_litert.interpreter").Interpreter
     path = folder / "model.tflite"
     model.export(path, format="litert", verbose=False)
-    plain = Interpreter(model_path=str(path), num_threads=THREADS)
+    plain = make(model_path=str(path), num_threads=THREADS)
     counts = Counter(entry["op_name"] for entry in plain._get_ops_details())  # noqa: SLF001
-    interpreter = Interpreter(model_path=str(path), num_threads=THREADS)
+    interpreter = make(model_path=str(path), num_threads=THREADS)
     index = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(index, image.shape)
     interpreter.allocate_tensors()
