@@ -107,7 +107,8 @@ def step(x, pool, choices):
             y = choices.one_of(options)(x, pool, choices)
         except ValueError:  # too small for a kernel, or other shapes
             continue
-        if min(y.shape[1:]) > 0 and np.prod(y.shape[1:]) < 5000:
+        sizes = y.shape[1:]
+        if None not in sizes and min(sizes) > 0 and np.prod(sizes) < 5000:
             return y
     return layers.ReLU()(x)
 
@@ -146,6 +147,13 @@ def _resampler(x, choices):
     if len(x.shape) == 4 and choices.flag():
         return layers.Conv2D(width, 3, padding="same", use_bias=choices.flag())
     return layers.Dense(width, use_bias=choices.flag())
+
+
+def _seldom(choices):
+    """Lets one in five layers through: Keras compiles these with XLA, which takes long."""
+    if not choices.chance(20):
+        raise ValueError
+    return lambda layer: layer
 
 
 def _two(x, choices):
@@ -214,8 +222,10 @@ _RANK2 = [
     ),
 ]
 _RANK3 = [
-    lambda x, _, choices: layers.Conv1D(
-        choices.integer(1, 5), choices.integer(1, 3), data_format="channels_first"
+    lambda x, _, choices: _seldom(choices)(
+        layers.Conv1D(
+            choices.integer(1, 5), choices.integer(1, 3), data_format="channels_first"
+        )
     )(x),
     lambda x, *_: layers.AveragePooling1D(2, data_format="channels_first")(x),
     lambda x, *_: layers.Embedding(9, 4)(ops.cast(ops.argmax(x, axis=-1), "int32")),
@@ -254,7 +264,9 @@ _RANK4 = [
         use_bias=choices.flag(),
         activation=_activation(choices),
     )(x),
-    lambda x, _, choices: layers.Conv2D(4, 3, groups=2, padding=_padding(choices))(x),
+    lambda x, _, choices: _seldom(choices)(
+        layers.Conv2D(4, 3, groups=2, padding=_padding(choices))
+    )(x),
     lambda x, _, choices: layers.Conv2D(3, 2, dilation_rate=2, padding=_padding(choices))(
         x
     ),

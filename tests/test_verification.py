@@ -105,11 +105,15 @@ class Amplifier(layers.Layer):
 
 def test_where_rounding_drowns_an_error_other_inputs_are_tried():
     x = keras.Input((4,))
-    model = keras.Model(x, Amplifier()(x * 1.0))
-    other = keras.Model(x, Amplifier()(x * (1.0 + 2e-7)))
+    model = keras.Model(x, Amplifier()(layers.Rescaling(1.0)(x)))
+    other = keras.Model(x, Amplifier()(layers.Rescaling(1.0 + 2e-7)(x)))
     verifier = Verifier(model)
     verification = verifier.compare(other)
     assert verification.passed
     assert verification.tolerance == 1e-5
     assert all((batch[0] >= 0).all() for batch in verifier.batches)
-    assert not Verifier(model).compare(keras.Model(x, Amplifier()(x * 1.001))).passed
+    assert (
+        not Verifier(model)
+        .compare(keras.Model(x, Amplifier()(layers.Rescaling(1.001)(x))))
+        .passed
+    )
