@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from random_models import Choices, random_model
@@ -56,13 +56,14 @@ class Tally:
         return "\n".join(lines)
 
 
-def run(cases, *, seed, every=None):
+def run(cases, *, seed, every=None, shrink=True):
     """Checks cases: always the same for a seed, and those of the tests without one.
 
     Args:
         cases: number of models.
         seed: seed of hypothesis; None derives it from the function.
         every: after how many cases a line is printed; None for no lines.
+        shrink: whether a case that fails is made small, which takes minutes.
 
     Returns:
         What was seen.
@@ -82,8 +83,10 @@ def run(cases, *, seed, every=None):
 
     if seed is not None:
         check = seeded(seed)(check)
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+    chosen = settings(SETTINGS, derandomize=seed is None, max_examples=cases, phases=phases)
     try:
-        settings(SETTINGS, derandomize=seed is None, max_examples=cases)(check)()
+        chosen(check)()
     except BaseException:
         _say("\n  ".join(["The model that failed:", *tally.last]))
         raise
