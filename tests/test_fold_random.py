@@ -12,6 +12,7 @@ from fold_cases import families, run
 from random_models import START, seeded, steps_for
 
 from bnscope.folding import patterns
+from bnscope.folding.patterns.dense import DensePattern
 from bnscope.graph import live
 
 FUZZ = Path(__file__).parent / "fuzz" / "fuzz_fold.py"
@@ -57,6 +58,6 @@ def families_of(step, shape):
 def test_a_wrong_fold_is_found_by_the_random_models_alone(monkeypatch):
     """Without the verification of bnscope, which would stop it before."""
     monkeypatch.setattr("bnscope.rewriting.comparison.Verification.passed", True)
-    monkeypatch.setattr(patterns.dense.DensePattern, "scaled", lambda *given: given[1])
+    monkeypatch.setattr(DensePattern, "scaled", lambda *given: given[1])
     with pytest.raises(AssertionError, match="off by"):
         run(cases=40, seed=None, shrink=False)
