@@ -94,7 +94,7 @@ FOLDED = [
     ("MobileNetV3Small", 96, 34, 0),
     ("MobileNetV3Large", 96, 46, 0),
     ("EfficientNetB0", 64, 49, 0),
-    ("EfficientNetV2B0", 64, 52, 0),
+    ("EfficientNetV2B0", 64, 59, 0),
     ("ResNet50", 64, 53, 0),
     ("ResNet101", 64, 104, 0),
     ("ResNet152", 64, 155, 0),
