@@ -1,11 +1,16 @@
-"""How long folding takes, and how much faster the folded model runs.
+"""How long folding takes, and how fast the folded model runs, beside what others make of it.
 
-Prints ratios measured side by side in one process: each quantity is taken once per round, all
-in turn, and the medians are compared. Statistics are fitted to the network and perturbed, a
-third of the gammas negative; fresh BN would be folded as fast but prove nothing.
+Ratios measured side by side in one process: each quantity is taken once per round, all in turn,
+and the medians are compared. Statistics are fitted to the network and perturbed, a third of the
+gammas negative; fresh BN would be folded as fast but prove nothing.
 
-    python benchmarks/fold.py                         # ResNet50, 224 x 224
+    python benchmarks/fold.py                       # all of it, about a quarter of an hour
     python benchmarks/fold.py MobileNetV2 --size 96 --rounds 7
+    python benchmarks/fold.py --only folding        # time and memory of folding ResNet152
+
+In each application's table, "without BN" is the architecture with no BN and a bias in every
+convolution: the limit. ONNX Runtime and LiteRT get the exported model before and after folding;
+what they leave of BN in the former are the multiplications and BN nodes that the latter lacks.
 """
 
 from __future__ import annotations
@@ -15,118 +20,174 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
+from fitted import application, batch_norms, pictures
+from runtimes import litert, onnx_runtime
+
+APPLICATIONS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "NASNetMobile")
+Run = Callable[[], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("application", nargs="?", default="ResNet50")
+    parser.add_argument("applications", nargs="*", default=APPLICATIONS)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--folding", default="ResNet152", help="whose folding is timed")
+    parser.add_argument("--only", choices=["inference", "folding"])
     options = parser.parse_args()
-    model = fitted(options.application, options.size)
-    print(
-        f"{options.application}, {options.size} x {options.size}, {len(batch_norms(model))} BN"
-    )
-    time_folding(model, options.rounds)
-    time_inference(model, options.size, options.rounds * 6)
+    if options.only != "inference":
+        time_folding(options.folding, options.size, max(3, options.rounds // 10))
+    if options.only != "folding":
+        for name in options.applications:
+            time_inference(name, options.size, options.rounds)
 
 
-def batch_norms(model: Any) -> list[Any]:
-    import keras
-
-    kind = keras.layers.BatchNormalization
-    return [layer for layer in model.layers if isinstance(layer, kind)]
-
-
-def fitted(name: str, size: int) -> Any:
-    """An application without weights from the net, with statistics that fit it."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    build = getattr(keras.applications, name)
-    model = build(weights=None, input_shape=(size, size, 3), classifier_activation=None)
-    for layer in batch_norms(model):
-        count = int(layer.moving_mean.shape[0])
-        if layer.scale:
-            sign = np.where(rng.random(count) < 0.3, -1.0, 1.0)
-            layer.gamma.assign(sign * rng.uniform(0.5, 1.5, count))
-        layer.momentum = 0.0
-    model(rng.standard_normal((4, size, size, 3)).astype("float32"), training=True)
-    for layer in batch_norms(model):
-        layer.momentum = 0.99
-        count = int(layer.moving_mean.shape[0])
-        variance = keras.ops.convert_to_numpy(layer.moving_variance)
-        layer.moving_variance.assign(variance * rng.uniform(0.8, 1.25, count))
-    return model
-
-
-def time_folding(model: Any, rounds: int) -> None:
-    """Loading the file against folding the loaded model, each once per round."""
+def time_folding(name: str, size: int, rounds: int) -> None:
+    """Loading the file, making the new model and all of folding, each once per round."""
     import keras
 
     import bnscope
+    from bnscope.rewriting.apply import apply_edits
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        model.save(path)
-        loading, folding = [], []
-        for _ in range(rounds):
-            seconds, loaded = timed(partial(keras.models.load_model, path, compile=False))
-            loading.append(seconds)
-            seconds, result = timed(partial(bnscope.fold, loaded))
-            folding.append(seconds)
-    load, fold = statistics.median(loading), statistics.median(folding)
-    before, after = result.parameters
-    print(f"load     {load:6.2f} s")
-    print(f"fold     {fold:6.2f} s  ({fold / load:.2f} x the load, {spread(folding)})")
-    print(f"verified {result.max_error:.1e} of the scale, {result.tolerance:.1e} allowed")
-    print(f"BN       {len(result.plan.folded)} folded, {len(result.plan.kept)} kept")
-    print(f"params   {before:,} -> {after:,}")
+        original = application(name, size)
+        images = pictures(original, 4, seed=1)
+        original.save(path)
+        weights = sum(variable.numpy().nbytes for variable in original.variables)
+        del original
+        seconds: dict[str, list[float]] = {"load": [], "copy": [], "fold": []}
+        for index in range(rounds):
+            took, model = timed(partial(keras.models.load_model, path, compile=False))
+            seconds["load"].append(took)
+            seconds["copy"].append(timed(partial(apply_edits, model, ()))[0])
+            before = reset_peak()
+            took, result = timed(partial(bnscope.fold, model, verify_data=images))
+            seconds["fold"].append(took)
+            if index == 0:
+                peak = peak_memory() - before
+    print(f"{name}, {size} x {size}: {len(result.plan.folded)} BN folded")
+    for what, found in seconds.items():
+        print(f"  {what:<24} {statistics.median(found):6.2f} s   {quartiles(found, 's')}")
+    beyond = [f - c for f, c in zip(seconds["fold"], seconds["copy"], strict=True)]
+    print(
+        f"  {'fold beyond the copy':<24} {statistics.median(beyond):6.2f} s   {quartiles(beyond, 's')}"
+    )
+    print(f"  verified {result.max_error:.1e}, {result.tolerance:.1e} allowed")
+    print(f"  memory on top of the loaded model {peak / weights:.2f} x the weights")
 
 
-def time_inference(model: Any, size: int, rounds: int) -> None:
-    """One image through the original and the folded model, in turn, as TensorFlow graphs."""
-    import tensorflow as tf
+def reset_peak() -> int:
+    """Lets the peak start again where memory is now: resident bytes (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
 
+
+def peak_memory() -> int:
+    """The largest number of resident bytes since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def time_inference(name: str, size: int, rounds: int) -> None:
+    """One image through all of them in turn."""
     import bnscope
 
-    image = tf.random.normal((1, size, size, 3), seed=0)
-    folded = bnscope.fold(model).model
-    calls = [tf.function(partial(m, training=False)) for m in (model, folded)]
-    for call in calls:
-        call(image)
-    times: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for call, seconds in zip(calls, times, strict=True):
-            seconds.append(timed(partial(run, call, image))[0])
-    original, new = (statistics.median(seconds) for seconds in times)
-    print(f"original {original * 1e3:6.1f} ms for one image ({spread(times[0])})")
-    print(f"folded   {new * 1e3:6.1f} ms for one image ({spread(times[1])})")
-    print(f"speed-up {original / new:6.2f} x")
+    original = application(name, size)
+    image = pictures(original, 1, seed=1)
+    result = bnscope.fold(original, verify_data=pictures(original, 4, seed=1))
+    models = {
+        "original": original,
+        "folded": result.model,
+        "without BN": without_batch_norms(original),
+    }
+    runs = {f"TensorFlow, {key}": graph(model, image) for key, model in models.items()}
+    left: dict[str, str] = {
+        f"TensorFlow, {k}": str(len(batch_norms(m))) for k, m in models.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for key in ("original", "folded"):
+            for title, make in (("ONNX Runtime", onnx_runtime), ("LiteRT", litert)):
+                line = f"{title}, {key}"
+                runs[line], left[line] = make(models[key], image, Path(folder))
+        print(f"\n{name}, {size} x {size}, {len(batch_norms(original))} BN")
+        report(interleaved(runs, rounds), left)
 
 
-def run(call: Callable[[Any], Any], image: Any) -> None:
-    call(image).numpy()  # the result is waited for
+def report(times: Mapping[str, list[float]], left: Mapping[str, str]) -> None:
+    medians = {key: statistics.median(found) for key, found in times.items()}
+    for key, median in medians.items():
+        ratio = medians[f"{key.partition(',')[0]}, original"] / median
+        print(
+            f"  {key:<24} {median * 1e3:7.2f} ms  {ratio:5.2f} x  left: {left[key]}  "
+            f"({quartiles([1e3 * s for s in times[key]], 'ms')})"
+        )
+    pairs = zip(times["TensorFlow, folded"], times["TensorFlow, without BN"], strict=True)
+    ratios = [folded / limit for folded, limit in pairs]
+    print(
+        f"  folded / without BN       {statistics.median(ratios):.3f}  ({quartiles(ratios, '')})"
+    )
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+def without_batch_norms(model: Any) -> Any:
+    """The architecture with nothing in the place of BN, and a bias in every layer."""
+    import keras
+
+    def make(layer: Any) -> Any:
+        config = layer.get_config()
+        if "use_bias" in config:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return args[0]
+        return layer(*args, **kwargs)
+
+    return keras.models.clone_model(model, clone_function=make, call_function=call)
+
+
+def graph(model: Any, image: Any) -> Run:
+    """A model as a TensorFlow graph."""
+    import tensorflow as tf
+
+    call, tensor = tf.function(partial(model, training=False)), tf.constant(image)
+    return lambda: call(tensor).numpy()  # the result is waited for
+
+
+def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round, all in turn, behind two rounds to get warm."""
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    for index in range(rounds + 2):
+        for key, run in runs.items():
+            seconds = timed(run)[0]
+            if index >= 2:
+                times[key].append(seconds)
+    return times
+
+
+def timed(function: Run) -> tuple[float, Any]:
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
 
 
-def spread(seconds: list[float]) -> str:
-    low, high = np.percentile(seconds, [25, 75])
-    return f"quartiles {low:.3f} to {high:.3f} s"
+def quartiles(values: list[float], unit: str) -> str:
+    low, high = np.percentile(values, [25, 75])
+    return f"quartiles {low:.3f} to {high:.3f} {unit}".rstrip()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
-"""Well-known architectures: quiet where nothing is wrong."""
+"""Well-known architectures: quiet where nothing is wrong, and folded as far as can be."""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from pathlib import Path
+
 import keras
+import numpy as np
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import bnscope
 from bnscope.rules.base import Severity
@@ -78,3 +85,47 @@ def test_a_headless_application_has_no_warning(name):
     make = getattr(keras.applications, name)
     report = bnscope.lint(make(weights=None, input_shape=(96, 96, 3), include_top=False))
     assert not report.at_least(Severity.WARNING), str(report)
+
+
+# Name, size of the input, number of BN layers, and how many of them stay.
+FOLDED = [
+    ("MobileNet", 96, 27, 0),
+    ("MobileNetV2", 96, 52, 0),
+    ("MobileNetV3Small", 96, 34, 0),
+    ("MobileNetV3Large", 96, 46, 0),
+    ("EfficientNetB0", 64, 49, 0),
+    ("EfficientNetV2B0", 64, 59, 0),
+    ("ResNet50", 64, 53, 0),
+    ("ResNet101", 64, 104, 0),
+    ("ResNet152", 64, 155, 0),
+    ("ResNet50V2", 64, 49, 17),
+    ("DenseNet121", 64, 121, 62),
+    ("InceptionV3", 96, 94, 0),
+    ("InceptionResNetV2", 96, 204, 0),
+    ("Xception", 96, 40, 0),
+    ("NASNetMobile", 224, 192, 0),
+    ("VGG16", 32, 0, 0),
+    ("ConvNeXtTiny", 64, 0, 0),
+]
+# Max pooling lies before one BN of ResNet50V2, whose scales are negative in part.
+REASONS = {"no-linear-neighbour", "negative-scale"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size", "count", "left"), FOLDED)
+def test_an_application_is_folded_and_computes_the_same(name, size, count, left):
+    from fitted import application, batch_norms, pictures
+
+    keras.utils.clear_session()
+    model = application(name, size)
+    assert len(batch_norms(model)) == count
+    images = pictures(model, 4, seed=1)
+    result = bnscope.fold(model, verify_data=images)
+    reasons = Counter(str(verdict.reason) for verdict in result.plan.kept)
+    assert reasons.total() == left == len(batch_norms(result.model)), reasons
+    assert set(reasons) <= REASONS
+    expected, found = (np.asarray(m(images, training=False)) for m in (model, result.model))
+    scale = np.abs(expected).max()
+    assert np.isfinite(expected).all()
+    assert np.ptp(expected, axis=0).max() > 0.01 * scale
+    assert np.abs(found - expected).max() <= 5e-5 * scale

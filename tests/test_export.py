@@ -97,7 +97,7 @@ def test_an_artifact_computes_what_the_model_computes(make, name, randomized, tm
     folded = result.export(tmp_path / name)
     for exported in (unfolded, folded):
         assert exported.verification.passed
-        assert exported.batch_sizes in {(1, 2), (1, 3, 8)}
+        assert exported.batch_sizes in {(1, 2), (1, 7)}
         assert 0.0 <= exported.verification.max_error <= 1e-4
     assert folded.bn_like == len(result.plan.kept)
     assert unfolded.bn_like in range(folded.bn_like, len(result.verdicts) + 1)
@@ -459,10 +459,10 @@ def test_a_directory_that_cannot_be_written_is_one_line(folded, tmp_path):
 
 
 @each_format
-def test_open_sizes_are_run_in_two_sizes(name, randomized, tmp_path):
-    model = randomized(open_sizes())
-    checks = export(model, tmp_path / name).verification.outputs
-    assert [check.name.endswith("(smaller inputs)") for check in checks] == [False, True]
+def test_open_sizes_are_run_in_several_sizes(name, randomized, tmp_path):
+    model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3), BN()])
+    checks = export(randomized(model), tmp_path / name).verification.outputs
+    assert len({check.name for check in checks}) == 3
 
 
 def test_a_converter_that_fails_says_what_it_lacks(tmp_path):

@@ -314,7 +314,7 @@ def test_random_inputs_fit_what_the_inputs_take():
         InputSpec("text", (None,), "string"),
         InputSpec("flag", (None, 1), "bool", limit=2),
     ]
-    (batch,) = random_batches(
+    batch, *_ = random_batches(
         specs, lambda rng, shape: rng.normal(size=shape), 0, ["a", "b"]
     )
     image, ids, text, flag = batch

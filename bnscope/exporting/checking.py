@@ -1,29 +1,27 @@
 """Whether an artifact computes what the Keras model computes.
 
-It is run on the inputs of the verification and on parts of them: other batch sizes where the batch
-is open, smaller samples where their sizes are.
+It is run on the inputs of the verification: several batch sizes where the batch is open, samples
+of several sizes where those are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from bnscope.errors import BnscopeError, VerificationError, first_line
 from bnscope.exporting.quiet import quietly
 from bnscope.rewriting.comparison import OutputCheck, Verification, compare_outputs
 from bnscope.rewriting.inputs import Batch, InputSpec, numpy_dtype
+from bnscope.rewriting.running import collect_outputs
 from bnscope.rewriting.verify import Verifier
 
 Array = npt.NDArray[Any]
 # Another runtime adds up in another order, and may choose other algorithms.
 RUNTIME_FACTOR = 10.0
-# Sizes of batches that are run besides the whole, where the model leaves the size open.
-_PARTS = (1, 3)
 
 
 class Runtime(Protocol):
@@ -60,52 +58,20 @@ def compare(model: Any, verifier: Verifier, runtime: Runtime) -> Verification:
     Raises:
         VerificationError: if the artifact does not run on the inputs.
     """
-    names = list(verifier.expected)
-    keys = _output_keys(model, len(names))
-    expected: dict[str, list[Array]] = {name: [] for name in names}
-    actual: dict[str, list[Array]] = {name: [] for name in names}
-    start = 0
-    for batch in verifier.batches:
-        stop = start + len(batch[0])
-        for count in batch_sizes(verifier.specs, len(batch[0])):
-            found = _run(model, runtime, tuple(part[:count] for part in batch), verifier)
-            if not set(keys) <= set(found) and len(found) != len(names):
-                raise VerificationError(
-                    f"{runtime.version} returns {len(found)} outputs, and the Keras model "
-                    f"{len(names)}.",
-                    "Nothing was written.",
-                )
-            for name, value in zip(names, _in_order(found, keys), strict=True):
-                wanted = verifier.expected[name][start:stop]
-                expected[name].append(wanted[:count])
-                actual[name].append(value)
-        start = stop
-    checks = compare_outputs(_joined(expected), _joined(actual))
-    return _judged(verifier, (*checks, *_smaller(model, verifier, runtime, keys)))
+    keys = _output_keys(model)
 
+    def run(batch: Batch) -> list[Array]:
+        found = _run(model, runtime, batch, verifier)
+        if not set(keys) <= set(found) and len(found) != len(keys):
+            raise VerificationError(
+                f"{runtime.version} returns {len(found)} outputs, and the Keras model "
+                f"{len(keys)}.",
+                "Nothing was written.",
+            )
+        return _in_order(found, keys)
 
-def _smaller(
-    model: Any, verifier: Verifier, runtime: Runtime, keys: Sequence[str]
-) -> Iterator[OutputCheck]:
-    """Comparisons on smaller samples, where their sizes are open and the model takes them."""
-    first = verifier.batches[0]
-    batch = tuple(
-        array[_cut(spec, array)] for array, spec in zip(first, verifier.specs, strict=True)
-    )
-    if all(one.shape == other.shape for one, other in zip(batch, first, strict=True)):
-        return
-    try:
-        outputs = verifier.run(model, [batch])
-    except VerificationError:
-        return
-    expected = {f"{name} (smaller inputs)": values for name, values in outputs.items()}
-    found = _in_order(_run(model, runtime, batch, verifier), keys)
-    yield from compare_outputs(expected, dict(zip(expected, found, strict=True)))
-
-
-def _cut(spec: InputSpec, array: Array) -> tuple[slice, ...]:
-    sizes = zip(spec.shape[1:], array.shape[1:], strict=True)
-    return (slice(None), *(slice(n if n == size else n * 3 // 4) for size, n in sizes))
+    actual = collect_outputs(model, verifier.batches, run)
+    return _judged(verifier, tuple(compare_outputs(verifier.expected, actual)))
 
 
 def _judged(verifier: Verifier, checks: tuple[OutputCheck, ...]) -> Verification:
@@ -113,18 +79,6 @@ def _judged(verifier: Verifier, checks: tuple[OutputCheck, ...]) -> Verification
     if any(not check.error <= tolerance for check in checks):
         tolerance = max(tolerance, verifier.widened())
     return Verification(checks, tolerance, verifier.samples)
-
-
-def batch_sizes(specs: Sequence[InputSpec], size: int) -> tuple[int, ...]:
-    """The sizes in which a batch is run: whole, and in parts where the size is open.
-
-    Args:
-        specs: what the inputs take.
-        size: number of samples in the batch.
-    """
-    is_open = all(spec.shape and spec.shape[0] is None for spec in specs)
-    parts = [part for part in _PARTS if part < size] if is_open else []
-    return (size, *parts)
 
 
 def _run(model: Any, runtime: Runtime, batch: Batch, verifier: Verifier) -> Any:
@@ -161,13 +115,13 @@ def _input_names(
     return next(fitting, runtime.inputs)
 
 
-def _output_keys(model: Any, count: int) -> tuple[str, ...]:
+def _output_keys(model: Any) -> tuple[str, ...]:
     """What an artifact calls each output: by its key, or by its place."""
     import keras
 
-    output = getattr(model, "output", None)
-    if isinstance(output, Mapping) and len(output) == count:
-        paths = [path for path, _ in keras.tree.flatten_with_path(output)]
+    count = len(model.outputs)
+    if isinstance(model.output, Mapping) and len(model.output) == count:
+        paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
         return tuple(str(path[0]) for path in paths)
     return tuple(f"output_{index}" for index in range(count))
 
@@ -176,7 +130,3 @@ def _in_order(found: Mapping[str, Array], keys: Sequence[str]) -> list[Array]:
     if set(keys) <= set(found):
         return [found[key] for key in keys]
     return list(found.values())
-
-
-def _joined(parts: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
-    return {name: np.concatenate(list(arrays)) for name, arrays in parts.items()}

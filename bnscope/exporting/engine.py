@@ -18,7 +18,7 @@ from bnscope.errors import (
     VerificationError,
     first_line,
 )
-from bnscope.exporting.checking import Runtime, batch_sizes, compare
+from bnscope.exporting.checking import Runtime, compare
 from bnscope.exporting.formats import Format, check_installed, check_target, find_format
 from bnscope.exporting.placing import move_into_place
 from bnscope.exporting.quiet import quietly
@@ -130,11 +130,7 @@ def export(
             f"{target} cannot be written: {error.strerror or first_line(error)}.",
             "Nothing was left behind. Choose another place.",
         ) from error
-    sizes = {
-        size
-        for batch in verifier.batches
-        for size in batch_sizes(verifier.specs, len(batch[0]))
-    }
+    sizes = {len(batch[0]) for batch in verifier.batches}
     return Export(target, *made, tuple(sorted(sizes)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,23 @@ Batch = tuple[Array, ...]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 # Networks expect standardized values, or pixels, which a `Rescaling` makes small.
-DRAWS: tuple[Draw, ...] = (
-    lambda rng, shape: rng.standard_normal(shape),
-    lambda rng, shape: rng.uniform(0.0, 255.0, shape),
-    lambda rng, shape: rng.uniform(0.0, 1.0, shape),
+_NORMAL: Draw = lambda rng, shape: rng.standard_normal(shape)  # noqa: E731
+_PIXELS: Draw = lambda rng, shape: rng.uniform(0.0, 255.0, shape)  # noqa: E731
+_SHARES: Draw = lambda rng, shape: rng.uniform(0.0, 1.0, shape)  # noqa: E731
+DRAWS: tuple[Draw, ...] = (_NORMAL, _PIXELS, _SHARES)
+# A `Rescaling` by less than this takes pixels.
+_PIXEL_SCALE = 0.05
+# For dimensions that the model leaves open, by the number of dimensions of the input: usual
+# sizes, others that networks with several halvings take too, and odd ones. Sizes of one list
+# entry are tried together, since inputs may have to agree.
+_OPEN_SIZES: tuple[Mapping[int, tuple[int, ...]], ...] = (
+    {2: (16,), 3: (32,), 4: (64,), 5: (16,)},
+    {2: (24,), 3: (48,), 4: (96, 64), 5: (24, 16, 16)},
+    {2: (13,), 3: (27,), 4: (45, 51), 5: (13, 11, 14)},
 )
-# For dimensions that the model leaves open, by the number of dimensions of the input.
-_OPEN_SIZES = {2: 16, 3: 32, 4: 64, 5: 16}
-# Few large samples, many small ones: what is compared should vary between them.
-_SAMPLES, _LARGE_SAMPLES, _LARGE = 8, 2, 20_000
+# Few large samples, many small ones: what is compared should vary between them. Batches of
+# one are often special.
+_BATCHES, _LARGE_BATCHES, _LARGE = (7, 1), (2, 1), 20_000
 _USER_BATCH = 32
 # Where a configuration says how many different integers a layer takes.
 _VOCABULARY_KEYS = ("input_dim", "vocabulary_size", "num_tokens")
@@ -46,12 +55,14 @@ class InputSpec:
         shape: shape with the batch dimension first, None for an open size.
         dtype: dtype name.
         limit: integers from 0 to below this are drawn; None for real numbers.
+        pixels: whether the model takes numbers up to 255, which it makes small itself.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
     limit: int | None = None
+    pixels: bool = False
 
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
@@ -61,6 +72,15 @@ def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
         BnscopeError: if the shape of an input is not known.
     """
     return tuple(_spec(graph, tensor) for tensor in graph.inputs)
+
+
+def draws_for(specs: Sequence[InputSpec]) -> tuple[Draw, ...]:
+    """The distributions of real numbers to try, the likeliest first."""
+    if all(spec.limit is not None for spec in specs):
+        return DRAWS[:1]
+    if any(spec.pixels for spec in specs):
+        return (_PIXELS, _NORMAL, _SHARES)
+    return DRAWS
 
 
 def random_batches(
@@ -75,16 +95,35 @@ def random_batches(
         words: strings for inputs of text.
 
     Returns:
-        One batch, or two where the batch size is fixed at one.
+        Batches of several sizes where the model leaves that open, at least two batches. Where
+        other dimensions are open, the first batches have usual sizes there, and each of the
+        last two has sizes of its own.
     """
     rng = np.random.default_rng(seed)
-    fixed = [spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None]
-    large = max(math.prod(_sample_shape(spec)) for spec in specs) > _LARGE
-    size = fixed[0] if fixed else (_LARGE_SAMPLES if large else _SAMPLES)
+    trials = (
+        _OPEN_SIZES if any(None in spec.shape[1:] for spec in specs) else _OPEN_SIZES[:1]
+    )
     return [
-        tuple(_array(rng, spec, size, draw, words or _WORDS) for spec in specs)
-        for _ in range(2 if size == 1 else 1)
+        tuple(
+            _array(rng, spec, (count, *_sample_shape(spec, sizes)), draw, words or _WORDS)
+            for spec in specs
+        )
+        for index, sizes in enumerate(trials)
+        for count in _batch_sizes(specs, sizes, first=index == 0)
     ]
+
+
+def _batch_sizes(
+    specs: Sequence[InputSpec], sizes: Mapping[int, tuple[int, ...]], *, first: bool
+) -> tuple[int, ...]:
+    """The numbers of samples of the batches to run with one choice of open sizes."""
+    fixed = [spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None]
+    if fixed:
+        return (fixed[0],) * (2 if first and fixed[0] == 1 else 1)
+    if not first:
+        return _LARGE_BATCHES[:1]
+    large = max(math.prod(_sample_shape(spec, sizes)) for spec in specs) > _LARGE
+    return _LARGE_BATCHES if large else _BATCHES
 
 
 def user_batches(specs: Sequence[InputSpec], data: Any) -> list[Batch]:
@@ -145,7 +184,18 @@ def _spec(graph: Graph, tensor: Tensor) -> InputSpec:
             "Give the model a keras.Input.",
         )
     dtype = tensor.dtype or "float32"
-    return InputSpec(tensor.name, tensor.shape, dtype, _limit(graph, tensor, dtype))
+    limit = _limit(graph, tensor, dtype)
+    return InputSpec(tensor.name, tensor.shape, dtype, limit, _takes_pixels(graph, tensor))
+
+
+def _takes_pixels(graph: Graph, tensor: Tensor) -> bool:
+    """Whether an input goes into a `Rescaling` that makes its numbers much smaller."""
+    scales = [
+        end.call.config.get("scale", 1.0)
+        for end in ends_after(graph, tensor, lambda call: call.kind in _PASSES_IDS)
+        if end.call is not None and end.call.kind == "Rescaling"
+    ]
+    return any(np.all(np.abs(np.asarray(scale, float)) < _PIXEL_SCALE) for scale in scales)
 
 
 def _limit(graph: Graph, tensor: Tensor, dtype: str) -> int | None:
@@ -169,16 +219,19 @@ def _limits(call: Call) -> Iterator[int]:
                 yield value
 
 
-def _sample_shape(spec: InputSpec) -> tuple[int, ...]:
-    """The shape of one sample, with a size where the model leaves it open."""
-    open_size = _OPEN_SIZES.get(len(spec.shape), 8)
-    return tuple(open_size if size is None else size for size in spec.shape[1:])
+def _sample_shape(spec: InputSpec, sizes: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of one sample, with sizes where the model leaves them open."""
+    chosen = cycle(sizes.get(len(spec.shape), (8,)))
+    return tuple(next(chosen) if size is None else size for size in spec.shape[1:])
 
 
 def _array(
-    rng: np.random.Generator, spec: InputSpec, size: int, draw: Draw, words: Sequence[str]
+    rng: np.random.Generator,
+    spec: InputSpec,
+    shape: tuple[int, ...],
+    draw: Draw,
+    words: Sequence[str],
 ) -> Array:
-    shape = (size, *_sample_shape(spec))
     if spec.dtype == "string":
         return rng.choice(np.array(words, dtype=object), shape)
     if spec.limit is not None:

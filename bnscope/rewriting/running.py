@@ -48,7 +48,8 @@ def collect_outputs(
         run: runs the model on a batch.
 
     Returns:
-        The outputs by name, samples along the first axis.
+        The outputs by name, samples along the first axis; where the shape of a sample
+        differs between the batches, it is a part of the name.
     """
     import keras
 
@@ -58,10 +59,19 @@ def collect_outputs(
             outputs = run(batch)
             collected.append([to_numpy(y) for y in keras.tree.flatten(outputs)])
     names = _output_names(model, len(collected[0]))
-    return {
-        name: np.concatenate([np.atleast_1d(values) for values in parts])
-        for name, parts in zip(names, zip(*collected, strict=True), strict=True)
-    }
+    pairs = zip(names, zip(*collected, strict=True), strict=True)
+    return {key: values for name, parts in pairs for key, values in _joined(name, parts)}
+
+
+def _joined(name: str, parts: Sequence[Array]) -> Iterator[tuple[str, Array]]:
+    """The values of an output over all batches; one array for each shape of its samples."""
+    shapes: dict[tuple[int, ...], list[Array]] = {}
+    for part in parts:
+        values = np.atleast_1d(part)
+        shapes.setdefault(values.shape[1:], []).append(values)
+    for shape, same in shapes.items():
+        key = name if len(shapes) == 1 else f"{name} {shape}"
+        yield key, np.concatenate(same)
 
 
 def _call(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:

@@ -1,0 +1,119 @@
+"""Both models are run at several sizes, and what is wrong at one of them is found."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+import bnscope
+from bnscope.graph import live
+from bnscope.rewriting.inputs import DRAWS, draws_for, input_specs, random_batches
+from bnscope.rewriting.verify import Verifier
+
+layers = keras.layers
+
+
+def batches_of(model):
+    specs = input_specs(live.read(model))
+    return [batch[0].shape for batch in random_batches(specs, DRAWS[0], 0)]
+
+
+def test_an_open_batch_is_run_with_several_sizes():
+    x = keras.Input((4,))
+    shapes = batches_of(keras.Model(x, layers.Dense(2)(x)))
+    assert len({shape[0] for shape in shapes}) > 1
+    assert {shape[1:] for shape in shapes} == {(4,)}
+
+
+def test_open_dimensions_are_run_with_several_sizes():
+    x = keras.Input((None, None, 3))
+    shapes = batches_of(keras.Model(x, layers.Conv2D(2, 3)(x)))
+    assert len({shape[1:] for shape in shapes}) == 3
+    assert any(shape[1] != shape[2] for shape in shapes)
+    assert any(shape[1] % 2 for shape in shapes)
+
+
+def test_a_fixed_batch_size_is_kept():
+    x = keras.Input(batch_shape=(5, 4))
+    assert batches_of(keras.Model(x, layers.Dense(2)(x))) == [(5, 4)]
+
+
+def test_sizes_on_which_the_original_does_not_run_are_left_out(randomized):
+    x = keras.Input((None, None, 3))
+    y = layers.BatchNormalization()(layers.Conv2D(4, 2, strides=2)(x))
+    y = layers.Add()([x, layers.Conv2DTranspose(3, 2, strides=2)(y)])
+    model = randomized(keras.Model(x, y))  # odd sizes do not fit together
+    assert len({batch[0].shape[1:] for batch in Verifier(model).batches}) == 2
+    assert bnscope.fold(model).plan.folded
+
+
+class OddIsWrong(layers.Layer):
+    """Right for even lengths only."""
+
+    def call(self, x):
+        odd = keras.ops.shape(x)[1] % 2
+        return x + keras.ops.cast(odd, x.dtype)
+
+
+class AloneIsWrong(layers.Layer):
+    """Right for more than one sample only."""
+
+    def call(self, x):
+        alone = keras.ops.equal(keras.ops.shape(x)[0], 1)
+        return x + keras.ops.cast(alone, x.dtype)
+
+
+def test_a_difference_at_some_sizes_only_is_found():
+    x = keras.Input((None, 3))
+    y = layers.Dense(3)(x)
+    verification = Verifier(keras.Model(x, y)).compare(keras.Model(x, OddIsWrong()(y)))
+    assert not verification.passed
+    assert len(verification.outputs) == 3
+    assert "(27, 3)" in verification.difference
+
+
+def test_a_difference_for_single_samples_only_is_found():
+    x = keras.Input((3,))
+    y = layers.Dense(3)(x)
+    verifier = Verifier(keras.Model(x, y))
+    assert not verifier.compare(keras.Model(x, AloneIsWrong()(y))).passed
+    assert verifier.compare(keras.Model(x, y)).passed
+
+
+def test_an_output_of_another_shape_is_a_difference():
+    x = keras.Input((None, 3))
+    y = layers.Dense(3)(x)
+    pooled = keras.Model(x, layers.GlobalAveragePooling1D()(y))
+    assert not Verifier(keras.Model(x, y)).compare(pooled).passed
+
+
+def test_a_network_of_pixels_is_tried_on_pixels_first():
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, layers.Conv2D(2, 3)(layers.Rescaling(1 / 255)(x)))
+    specs = input_specs(live.read(model))
+    drawn = draws_for(specs)[0](np.random.default_rng(0), (100,))
+    assert drawn.max() > 200
+    assert Verifier(model).batches[0][0].max() > 200
+
+
+class Amplifier(layers.Layer):
+    """Amplifies rounding where its input is negative."""
+
+    def call(self, x):
+        return keras.ops.where(x < 0, keras.ops.sin(1e5 * x), x)
+
+
+def test_where_rounding_drowns_an_error_other_inputs_are_tried():
+    x = keras.Input((4,))
+    model = keras.Model(x, Amplifier()(layers.Rescaling(1.0)(x)))
+    other = keras.Model(x, Amplifier()(layers.Rescaling(1.0 + 2e-7)(x)))
+    verifier = Verifier(model)
+    verification = verifier.compare(other)
+    assert verification.passed
+    assert verification.tolerance == 1e-5
+    assert all((batch[0] >= 0).all() for batch in verifier.batches)
+    assert (
+        not Verifier(model)
+        .compare(keras.Model(x, Amplifier()(layers.Rescaling(1.001)(x))))
+        .passed
+    )
