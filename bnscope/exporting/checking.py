@@ -119,6 +119,8 @@ def _output_keys(model: Any) -> tuple[str, ...]:
     """What an artifact calls each output: by its key, or by its place."""
     import keras
 
+    if isinstance(model, keras.Sequential):
+        return ("output_0",)
     count = len(model.outputs)
     if isinstance(model.output, Mapping) and len(model.output) == count:
         paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
