@@ -74,11 +74,21 @@ def apply_edits(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> A
     Raises:
         UnsupportedModelError: if the model is not built, or cannot be made again.
     """
-    return rebuild(model, edits, opened=opened).model
+    return _made_again(model, edits, opened=opened)[0]
 
 
-def rebuild(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> Rebuilt:
+def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
     """As `apply_edits`, with the variables of the two models side by side."""
+    rebuilt, builder = _made_again(model, edits, opened=False)
+    changed = [
+        id(new)
+        for old, new in builder.edited
+        if not np.array_equal(to_numpy(old), to_numpy(new), equal_nan=True)
+    ]
+    return Rebuilt(rebuilt, builder.variables, frozenset(changed))
+
+
+def _made_again(model: Any, edits: Iterable[Edit], *, opened: bool) -> tuple[Any, Builder]:
     if not opened:
         check_rebuildable(model)
     layers = keras_layers(model, trace=opened)
@@ -87,7 +97,7 @@ def rebuild(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> Rebui
         builder = _builder(model, edited, layers, opened=opened)
         rebuilt = builder.layer(model)
     builder.finish(model, rebuilt)
-    return Rebuilt(rebuilt, builder.variables, frozenset(builder.changed))
+    return rebuilt, builder
 
 
 def _builder(
@@ -108,7 +118,7 @@ class Builder:
         self.copied: list[tuple[Any, Any, LayerEdits]] = []
         self.seen: set[int] = set()
         self.variables: dict[int, Any] = {}
-        self.changed: set[int] = set()
+        self.edited: list[tuple[Any, Any]] = []
 
     def layer(self, old: Any) -> Any:
         """The new layer, model or operation for an old one."""
@@ -284,15 +294,13 @@ class Builder:
             )
 
     def match_by_name(self, old: Any, new: Any) -> None:
-        """Notes which variable of an edited layer became which, and which values differ."""
+        """Notes which variable of an edited layer became which."""
         before = named_variables(old)
         for name, variable in named_variables(new).items():
             former = before.get(name)
-            if former is None:
-                continue
-            self.variables[id(former)] = variable
-            if not np.array_equal(to_numpy(former), to_numpy(variable), equal_nan=True):
-                self.changed.add(id(variable))
+            if former is not None:
+                self.variables[id(former)] = variable
+                self.edited.append((former, variable))
 
     def set_trainable(self) -> None:
         """Sets the flags that are edited, and those of layers that lost their wrapper."""
