@@ -11,6 +11,7 @@ from pathlib import Path
 from bnscope.bn import Array
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
+from bnscope.events.writer import DIRECTORY
 from bnscope.rules.base import plural
 from bnscope.statistics.layout import Layout
 from bnscope.tracking import steps, target
@@ -89,7 +90,7 @@ def follow(  # noqa: PLR0913  keywords
         target.check(log_dir, overwrite=overwrite)
         with target.beside(log_dir) as folder:
             tracker.follow(checkpoints, folder, progress)
-    return tracker.result(None if log_dir is None else log_dir / target.DIRECTORY)
+    return tracker.result(None if log_dir is None else log_dir / DIRECTORY)
 
 
 class _Tracker:
