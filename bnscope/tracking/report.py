@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 from bnscope.printing import Line, line
@@ -14,13 +15,22 @@ _STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold blue"}
 
 
 def table(checkpoints: Sequence[Checkpoint]) -> Iterator[Line]:
-    """Which file is which step."""
-    steps = [str(each.step) for each in checkpoints if each.step is not None]
-    width = max([len("step"), *map(len, steps)])
-    yield line((f"{'step':>{width}}  checkpoint", "bold"))
-    for each in checkpoints:
-        if each.step is not None:
-            yield line(f"{each.step:>{width}}  {each.path}")
+    """Which file is which step; the folder that all are in stands in the header."""
+    known = [each for each in checkpoints if each.step is not None]
+    folder = _folder([each.path for each in known])
+    width = max([len("step"), *(len(str(each.step)) for each in known)])
+    where = f" in {folder}" if folder else ""
+    yield line((f"{'step':<{width}}  checkpoint{where}", "bold"))
+    for each in known:
+        name = os.path.relpath(each.path, folder) if folder else each.path
+        yield line(f"{each.step:<{width}}  {name}")
+
+
+def _folder(paths: Sequence[str]) -> str:
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    except ValueError:  # some are absolute and some are not
+        return ""
 
 
 def lines(result: TrackResult) -> Iterator[Line]:
