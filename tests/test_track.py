@@ -153,6 +153,21 @@ def test_values_that_are_not_finite_name_the_first_layer(tmp_path, randomized):
     assert result.log_dir is None
 
 
+def test_each_further_channel_is_told(tmp_path, randomized):
+    for step, dead in ((1, (0, 3, 5)), (2, (0, 3, 5)), (3, (0, 1, 3, 5))):
+        model = randomized(make_model())
+        for channel in dead:
+            kill(model, "first", channel, 1e-9 * (channel + 1))
+        model.save(tmp_path / f"{step}.keras")
+    result = bnscope.track(tmp_path)
+    assert result.layers[0].channels == {0: 1, 3: 1, 5: 1, 1: 3}
+    assert [(alert.step, alert.channel, alert.count) for alert in result.alerts] == [
+        (1, 0, 3),
+        (3, 1, 1),
+    ]
+    assert "step 3, channel 1: moving_variance has collapsed" in str(result)
+
+
 def test_trouble_that_goes_away_says_so(tmp_path, randomized):
     for step in (1, 2, 3):
         model = randomized(make_model())
@@ -182,7 +197,7 @@ def test_weights_without_a_configuration_say_that_epsilon_is_not_known(series):
         (["v1-e2.keras", "v1-e10.keras"], [2, 10]),
         (["e1-s100.keras", "e1-s20.keras"], [20, 100]),
         (["e1/m.keras", "e20/m.keras"], [1, 20]),  # names alike: the folders count
-        (["run1/e1.keras", "run1/e2.keras"], [1, 2]),
+        (["run8/e2.keras", "run9/e1.keras"][::-1], [1, 2]),  # else the names alone
     ],
 )
 def test_the_step_is_the_first_whole_number_that_differs(names, expected):
@@ -283,9 +298,8 @@ def test_nothing_to_track_is_one_error(tmp_path, run_cli, randomized):
 
 def test_a_json_beside_the_checkpoints_is_no_checkpoint(tmp_path, series):
     series(".weights.h5", folder=".")
-    assert len(bnscope.track(tmp_path, config=tmp_path / "model.json").tracked) == len(
-        STEPS
-    )
+    result = bnscope.track(tmp_path, config=tmp_path / "model.json")
+    assert (len(result.tracked), result.errors) == (len(STEPS), ())
 
 
 def test_events_of_a_run_are_kept_unless_told_otherwise(tmp_path, series, run_cli):

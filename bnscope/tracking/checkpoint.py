@@ -58,7 +58,7 @@ class Opened:
         """The variables of the layers of a layout, shape `(4, channels)`.
 
         Raises:
-            UnreadableModelError: if a layer is missing, or has another width.
+            UnreadableModelError: if a layer is missing, has another width, or no numbers.
         """
         found = {layer.path: layer for layer in self.layers}
         for path, width in zip(layout.paths, layout.widths, strict=True):
@@ -68,11 +68,17 @@ class Opened:
             channels = batchnorm.channels(layer)
             if channels != width:
                 raise self._other(f"{path} has {channels} channels, not {width}")
-        parts = [
-            _value(found[layout.paths[index]], VARIABLES[row])
-            for row, index in layout.positions()
-        ]
-        return layout.unpack(np.concatenate(parts))
+        try:
+            parts = [
+                _value(found[layout.paths[index]], VARIABLES[row])
+                for row, index in layout.positions()
+            ]
+            return layout.unpack(np.concatenate(parts))
+        except (TypeError, ValueError) as error:
+            raise UnreadableModelError(
+                f"{self.path} has BN values that are no vectors of numbers.",
+                "Save the checkpoint again.",
+            ) from error
 
     def _other(self, what: str) -> UnreadableModelError:
         return UnreadableModelError(
