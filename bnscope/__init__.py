@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bnscope.folding import FoldResult, fold
     from bnscope.inspection import Inspection, inspect
     from bnscope.linting import Finding, Report, Settings, lint
+    from bnscope.tracking import TrackResult, track
 
 __version__ = "0.1.0"
 
@@ -26,10 +27,12 @@ _PUBLIC = {
     "Inspection": "inspection",
     "Report": "linting",
     "Settings": "linting",
+    "TrackResult": "tracking",
     "fix": "fixing",
     "fold": "folding",
     "inspect": "inspection",
     "lint": "linting",
+    "track": "tracking",
 }
 
 # Public modules.
@@ -43,10 +46,12 @@ __all__ = [
     "Inspection",
     "Report",
     "Settings",
+    "TrackResult",
     "fix",
     "fold",
     "inspect",
     "lint",
+    "track",
 ]
 
 

@@ -446,8 +446,8 @@ def test_a_full_disk_ends_nothing(rng, tmp_path, capsys):
 
 
 def test_what_thinning_held_back_is_recorded_at_the_end(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr("bnscope.callbacks.recorder.MAX_RECORDS", 4)
-    monkeypatch.setattr("bnscope.callbacks.recorder.MAX_CHANNEL_RECORDS", 2)
+    monkeypatch.setattr("bnscope.watching.recorder.MAX_RECORDS", 4)
+    monkeypatch.setattr("bnscope.watching.recorder.MAX_CHANNEL_RECORDS", 2)
     monitor = BatchNormMonitor(tmp_path, update_freq=1)
     fit(model(), monitor, *data(rng), epochs=3)
     run = read(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,15 @@ import numpy as np
 
 from bnscope import backend
 from bnscope.bn import Array
-from bnscope.callbacks import start
-from bnscope.callbacks.alerts import Alert, Watch
 from bnscope.callbacks.messages import say
-from bnscope.callbacks.reader import Reader, reader_for, select
-from bnscope.callbacks.recorder import Recorder
+from bnscope.callbacks.reader import Reader, reader_for
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
 from bnscope.statistics.layout import Layout
+from bnscope.watching import start
+from bnscope.watching.alerts import Alert, Watch
+from bnscope.watching.layers import select
+from bnscope.watching.recorder import Recorder
 
 
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
@@ -132,6 +132,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._training = False
         if self._recorder is not None:
             self._recorder.close()
+            if self._recorder.failure is not None:
+                say(f"the events are incomplete: {self._recorder.failure}")
+                self._recorder.failure = None
         repeated = [f"{a.code} {a.layer} x{a.count}" for a in self.alerts if a.count > 1]
         if repeated:
             say(f"alerts, and at how many readings: {', '.join(repeated)}")
@@ -152,11 +155,13 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             which = "" if self.layers is None else f" whose path matches {self.layers}"
             say(f"the model has no BN layer{which}; there is nothing to watch")
             return
-        layout = _narrow(reader.layout, chosen)
-        self._columns = np.concatenate([np.r_[reader.layout.part(i)] for i in chosen])
+        layout = reader.layout.narrowed(chosen)
+        self._columns = reader.layout.columns(chosen)
         self._reader = reader
         if self._recorder is None or self._recorder.layout.paths != layout.paths:
-            self._recorder = Recorder(layout, self.log_dir, details=self.layers is not None)
+            self._recorder = Recorder(
+                layout, self.log_dir, details=self.layers is not None, failed=_failed
+            )
             self._warm = frozenset() if self._unbuilt else self._warm_layers(layout)
         self._recorder.layout = layout  # a layer may have been frozen since
         if self.raise_alerts:
@@ -251,15 +256,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._recorder.alert(alert)
 
 
-def _narrow(layout: Layout, chosen: Sequence[int]) -> Layout:
-    """The layout of some of the layers."""
-    columns = {field.name: getattr(layout, field.name) for field in fields(Layout)}
-    return Layout(
-        **{
-            name: tuple(column[index] for index in chosen)
-            for name, column in columns.items()
-        }
-    )
+def _failed(reason: str) -> None:
+    say(f"no events are written: {reason}; training goes on")
 
 
 def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -53,6 +53,8 @@ class Layout:
         statuses: whether its mini-batch statistics can be told.
         has_gamma: whether it has a gamma.
         has_beta: whether it has a beta.
+        config_known: whether momentum and epsilon are known, or Keras's defaults for want of
+            better knowledge; empty where all are known.
     """
 
     paths: tuple[str, ...]
@@ -62,6 +64,7 @@ class Layout:
     statuses: tuple[Status, ...]
     has_gamma: tuple[bool, ...]
     has_beta: tuple[bool, ...]
+    config_known: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,6 +78,21 @@ class Layout:
     def channels(self) -> int:
         """Channels of all layers."""
         return int(self.starts[-1])
+
+    def narrowed(self, chosen: Sequence[int]) -> Layout:
+        """The layout of some of the layers."""
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Layout(
+            **{
+                name: tuple(column[index] for index in chosen) if column else ()
+                for name, column in columns.items()
+            }
+        )
+
+    def columns(self, chosen: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Where the channels of some of the layers stand."""
+        parts = [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def part(self, index: int) -> slice:
         """Where the channels of a layer stand."""
@@ -142,4 +160,5 @@ class Layout:
             moving_variance=variance,
             momentum=self.momentum[index],
             epsilon=self.epsilon[index],
+            config_known=not self.config_known or self.config_known[index],
         )

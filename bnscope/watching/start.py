@@ -19,7 +19,8 @@ def start_record(graph: Graph, report: Report, params: dict[str, Any]) -> dict[s
         graph: the model.
         report: what linting says of it.
         params: what `fit` was asked for: epochs, steps; and `counting`, whether the number of
-            updates between two readings is "exact" or "approximate".
+            updates between two readings is "exact" or "approximate", or "names" where steps
+            are the numbers in the names of checkpoints.
 
     Returns:
         Values ready for JSON.
@@ -56,9 +57,9 @@ def start_text(record: dict[str, Any], report: Report) -> str:
         cells = [
             row["layer"],
             ", ".join(row["fed_by"]) or "?",
-            row["channels"],
-            f"{row['momentum']:g}",
-            f"{row['epsilon']:g}",
+            _known(row["channels"]),
+            _known(row["momentum"]),
+            _known(row["epsilon"]),
             row["folds_into"] or f"kept: {row['reason']}",
         ]
         lines.append(
@@ -66,6 +67,10 @@ def start_text(record: dict[str, Any], report: Report) -> str:
         )
     lines += ["", "### Lint", "", "```", str(report), "```"]
     return "\n".join(lines)
+
+
+def _known(value: float | None) -> str:
+    return "?" if value is None else f"{value:g}"
 
 
 def summary_line(report: Report) -> str | None:

@@ -1,4 +1,4 @@
-"""Records a run: in memory, and as events. No fault of the disk ends the training."""
+"""Records a run: in memory, and as events. What a fault of the disk ends, the caller says."""
 
 from __future__ import annotations
 
@@ -11,31 +11,43 @@ import numpy as np
 import numpy.typing as npt
 
 from bnscope.bn import Array, initial_share
-from bnscope.callbacks.alerts import Alert
-from bnscope.callbacks.messages import say
 from bnscope.events.run import Record, Run
 from bnscope.events.schema import MAX_CHANNEL_RECORDS, MAX_RECORDS, Thinning
 from bnscope.events.writer import RunWriter
 from bnscope.statistics.channels import channel_statistics, layer_fields
 from bnscope.statistics.layout import VARIABLES, Layout
 from bnscope.statistics.quantiles import merge_since, summarize
+from bnscope.watching.alerts import Alert
 
 
 class Recorder:
-    """Records what a monitor reads of some layers.
+    """Records what is read of some layers.
 
     Args:
         layout: the layers.
         log_dir: where the events go; None for memory only.
         details: whether each layer gets scalars and histograms of its own.
+        failed: is told why no events are written any more; it may raise.
+
+    Attributes:
+        run: the series in memory.
+        failure: why events are missing; None if none are.
     """
 
-    def __init__(self, layout: Layout, log_dir: Path | None, *, details: bool) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        log_dir: Path | None,
+        *,
+        details: bool,
+        failed: Callable[[str], None],
+    ) -> None:
         self.layout = layout
         self.log_dir = log_dir
         self.details = details
         self.run = Run(layout.paths, layout.widths)
         self.failure: str | None = None
+        self._tell_failure = failed
         self._writer: RunWriter | None = None
         self._since: Array | None = None
         # The newest reading and channel values, while thinning holds them back.
@@ -57,16 +69,13 @@ class Recorder:
             self._fail(f"{self.log_dir} cannot be written ({reason})")
 
     def close(self) -> None:
-        """Records what thinning held back, closes the file and says what is missing."""
+        """Records what thinning held back, and closes the file."""
         if self._left is not None:
             self._keep(*self._left)
         if self._left_channels is not None:
             self._keep_channels(*self._left_channels)
         self._guarded(lambda writer: writer.close())
         self._writer = None
-        if self.failure is not None:
-            say(f"the events are incomplete: {self.failure}")
-            self.failure = None
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """Records what is known of the model as training begins."""
@@ -144,11 +153,14 @@ class Recorder:
             "batch_norm/smallest_moving_variance": _extreme(np.fmin, values[3]),
             "batch_norm/largest_moving_variance": _extreme(np.fmax, values[3]),
             "batch_norm/largest_abs_gamma": _extreme(np.fmax, np.abs(values[0])),
-            "batch_norm/largest_moving_batch_distance": _extreme(np.fmax, distance),
             "batch_norm/dead_channel_share": float(fields[:, 3] @ layout.widths)
             / layout.channels,
             "batch_norm/nonfinite_values": float(summary[:, :4, 8].sum()),
         }
+        if np.isfinite(distance).any():
+            scalars["batch_norm/largest_moving_batch_distance"] = _extreme(
+                np.fmax, distance
+            )
         cold = [
             initial_share(momentum, step)
             for path, momentum in zip(layout.paths, layout.momentum, strict=True)
@@ -186,7 +198,7 @@ class Recorder:
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
-        say(f"no events are written: {reason}; training goes on")
+        self._tell_failure(reason)
 
 
 def _extreme(function: Any, values: Array) -> float:

@@ -72,10 +72,17 @@ class Watch:
 
     The rules look at one layer at a time; most readings are fine, which a comparison of all
     channels at once tells.
+
+    Args:
+        layout: the layers.
+        alerts: what was raised so far.
+        every_channel: whether each further channel of a layer is news, and not only a doubling
+            of their number.
     """
 
     layout: Layout
     alerts: list[Alert] = field(default_factory=list)
+    every_channel: bool = False
     _seen: dict[tuple[str, str], Alert] = field(default_factory=dict)
     _channels: dict[tuple[str, str], set[int]] = field(default_factory=dict)
 
@@ -126,7 +133,7 @@ class Watch:
         """BN304 for each layer with channels that were not named before.
 
         Channels often die one after another: of a layer that was named already only a doubling
-        of their number is news.
+        of their number is news, unless `every_channel` asks for more.
         """
         rule = CollapsedVariance()
         for index in layers:
@@ -136,7 +143,7 @@ class Watch:
                 self._seen[key].count += 1
             for problem in rule.check_state(self.layout.state(values, index)):
                 fresh = [channel for channel in problem.channels if channel not in named]
-                if fresh and len(fresh) >= len(named):
+                if fresh and (self.every_channel or len(fresh) >= len(named)):
                     named.update(fresh)
                     alert = self.add(rule, problem, key[1], step)
                     alert.channel = fresh[0]

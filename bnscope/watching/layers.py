@@ -1,0 +1,69 @@
+"""Which BN layers of a graph can be watched, and where their channels stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from bnscope.graph import batchnorm
+from bnscope.graph.model import Graph, Layer
+from bnscope.statistics.layout import VARIABLES, Layout, Status
+
+_HALF = frozenset({"float16", "bfloat16"})
+
+
+def readable_layers(graph: Graph) -> list[Layer]:
+    """The BN layers whose values can be read, in forward order."""
+    return [layer for layer in batchnorm.batch_norms(graph) if _is_readable(layer)]
+
+
+def make_layout(graph: Graph, layers: Sequence[Layer], *, replicas: int = 1) -> Layout:
+    """The layout of some BN layers of a graph."""
+    return Layout(
+        paths=tuple(layer.path for layer in layers),
+        widths=tuple(batchnorm.channels(layer) or 0 for layer in layers),
+        momentum=tuple(batchnorm.momentum(layer) for layer in layers),
+        epsilon=tuple(batchnorm.epsilon(layer) for layer in layers),
+        statuses=tuple(
+            _status(graph, [layer, *graph.around(layer)], replicas) for layer in layers
+        ),
+        has_gamma=tuple("gamma" in layer.variables for layer in layers),
+        has_beta=tuple("beta" in layer.variables for layer in layers),
+        config_known=tuple(layer.config_known for layer in layers),
+    )
+
+
+def select(paths: Iterable[str], globs: Sequence[str] | None) -> list[int]:
+    """Which paths a list of globs chooses; None chooses all."""
+    return [
+        index
+        for index, path in enumerate(paths)
+        if globs is None or any(fnmatchcase(path, glob) for glob in globs)
+    ]
+
+
+def _is_readable(layer: Layer) -> bool:
+    """Whether a layer has what is read of it: vectors, one value a channel."""
+    width = batchnorm.channels(layer)
+    if not width or not {"moving_mean", "moving_variance"} <= set(layer.variables):
+        return False
+    return all(
+        layer.variables[name].shape == (width,)
+        for name in VARIABLES
+        if name in layer.variables
+    )
+
+
+def _status(graph: Graph, nest: Sequence[Layer], replicas: int) -> Status:
+    """Whether the mini-batch statistics of `nest[0]` can be told from its moving values."""
+    layer, *around = nest
+    tests = (
+        (Status.FROZEN, not layer.trainable),
+        (Status.TIME_DISTRIBUTED, any(each.kind == "TimeDistributed" for each in around)),
+        (Status.SHARED, any(len(graph.calls_of(each)) > 1 for each in nest)),
+        (Status.RENORM, bool(layer.config.get("renorm"))),
+        (Status.HALF_PRECISION, layer.variables["moving_mean"].dtype in _HALF),
+        (Status.MOMENTUM, not 0.0 <= batchnorm.momentum(layer) < 1.0),
+        (Status.REPLICAS, replicas > 1),
+    )
+    return next((status for status, holds in tests if holds), Status.EXACT)
