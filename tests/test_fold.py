@@ -580,32 +580,17 @@ def test_an_unbuilt_model_is_refused():
         fold(keras.Sequential([layers.Dense(3), BN()]))
 
 
-def test_a_subclassed_model_is_refused():
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__(name="own")
-            self.bn = BN()
-
-        def call(self, inputs):
-            return self.bn(inputs)
-
-    model = Own()
-    model(samples(2, 3))
-    with pytest.raises(UnsupportedModelError, match=r'"own" is a subclassed model \(Own\)'):
-        fold(model)
-
-
-def test_a_functional_model_with_a_call_of_its_own_is_refused():
+def test_a_functional_model_with_a_call_of_its_own_does_what_that_says():
     class Own(keras.Model):
         def call(self, inputs, training=None):
             return super().call(inputs, training=training) + 1.0
 
     inputs = keras.Input((6,))
-    model = Own(inputs, BN()(layers.Dense(3)(inputs)), name="own")
-    with pytest.raises(
-        UnsupportedModelError, match=r'"own" \(Own\) has a `call` of its own'
-    ):
-        fold(model)
+    model = randomize(Own(inputs, BN()(layers.Dense(3)(inputs)), name="own"))
+    result = fold(model)
+    assert result.verdicts[0].folded
+    x = samples(4, 6)
+    np.testing.assert_allclose(result.model(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_something_that_is_no_model_is_refused():

@@ -117,3 +117,18 @@ def test_where_rounding_drowns_an_error_other_inputs_are_tried():
         .compare(keras.Model(x, Amplifier()(layers.Rescaling(1.001)(x))))
         .passed
     )
+
+
+def test_what_goes_into_a_saturated_activation_is_compared_too(randomized):
+    inputs = keras.Input((6,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(5)(inputs))
+    head = keras.layers.Dense(4, activation="softmax", name="head")
+    model = randomized(keras.Model(inputs, head(x)))
+    head.kernel.assign(1e4 * head.kernel)  # each sample is certain of one class
+    verifier = Verifier(model)
+    assert verifier.proven(verifier.expected)
+    wrong = keras.models.clone_model(model)
+    wrong.set_weights(model.get_weights())
+    wrong.get_layer("head").kernel.assign(1.001 * head.kernel)
+    assert not verifier.compare(wrong).passed
+    assert verifier.compare(model).passed

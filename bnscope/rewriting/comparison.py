@@ -27,6 +27,8 @@ SENSITIVITY_FACTOR = 10.0
 # share of their scale.
 VARIATION_IN_TOLERANCES = 300.0
 VARIATION = 0.05
+# Nearer than this to 0 or 1, an output of a sigmoid or softmax shows no small error.
+_FLAT = 1e-4
 # If no output varies by this many tolerances, nothing is proved at all.
 LEAST_VARIATION_IN_TOLERANCES = 10.0
 
@@ -124,6 +126,15 @@ def compare_outputs(expected: Outputs, actual: Outputs) -> Iterator[OutputCheck]
     for (name, one), other in zip(expected.items(), others, strict=True):
         scale = _scale(one)
         yield OutputCheck(name, _error(one, other, scale), scale, spread(one))
+
+
+def is_saturated(values: Array) -> bool:
+    """Whether most values lie where a sigmoid or softmax hardly moves any more."""
+    if values.dtype.kind != "f":
+        return False
+    sizes = np.abs(values[values != 0.0])
+    flat = (sizes < _FLAT) | (np.abs(sizes - 1.0) < _FLAT)
+    return bool(sizes.size and flat.mean() > 0.5)  # noqa: PLR2004  more than half
 
 
 def _scale(values: Array) -> float:

@@ -12,7 +12,12 @@ import numpy.typing as npt
 from bnscope.errors import VerificationError, first_line
 from bnscope.graph import kinds, live
 from bnscope.graph.tracing import Tracer
-from bnscope.rewriting.copying import all_layers, state_variables, to_numpy
+from bnscope.rewriting.copying import (
+    all_layers,
+    copy_layer,
+    state_variables,
+    to_numpy,
+)
 from bnscope.rewriting.inputs import Batch, numpy_dtype
 
 Array = npt.NDArray[Any]
@@ -115,7 +120,7 @@ def before_activations(model: Any) -> Any:
 
     Returns:
         The model, with one output for each output of the given one whose layer has an
-        activation; None if there is none.
+        activation or is one; None if there is none.
     """
     import keras
 
@@ -125,12 +130,23 @@ def before_activations(model: Any) -> Any:
     for tensor in model.outputs:
         operation, node, _ = tensor._keras_history  # noqa: SLF001
         kind = live.kind_of(operation)
-        activated = kind in kinds.LINEAR and not kinds.is_linear_activation(
+        given = operation._inbound_nodes[node].input_tensors[0]  # noqa: SLF001
+        if kind == "Activation" or kind in kinds.OUTPUT_ACTIVATIONS:
+            found.append(given)
+        elif kind in kinds.LINEAR and not kinds.is_linear_activation(
             operation.get_config()
-        )
-        if activated or kind == "Activation" or kind in kinds.OUTPUT_ACTIVATIONS:
-            found.append(operation._inbound_nodes[node].input_tensors[0])  # noqa: SLF001
+        ):
+            found.append(_without_activation(operation)(given))
     return keras.Model(model.inputs, found) if found else None
+
+
+def _without_activation(layer: Any) -> Any:
+    """A layer with the same weights, and no activation of its own."""
+    change = {"name": f"{layer.name}_linear", "activation": "linear"}
+    twin = copy_layer(layer, lambda config: {**config, **change})
+    twin.build_from_config(layer.get_build_config())
+    twin.set_weights(layer.get_weights())
+    return twin
 
 
 def _output_names(model: Any, count: int) -> list[str]:

@@ -30,6 +30,7 @@ from bnscope.rewriting.comparison import (
     Outputs,
     Verification,
     compare_outputs,
+    is_saturated,
     spread,
 )
 from bnscope.rewriting.inputs import (
@@ -209,7 +210,9 @@ class Verifier:
 
     def values_before_activations(self) -> Outputs:
         """What goes into the activations at the outputs, if an output is saturated."""
-        if self.proven(self.expected):
+        if self.proven(self.expected) and not any(
+            is_saturated(values) for values in self.expected.values()
+        ):
             return {}
         probe = before_activations(self.model)
         return {} if probe is None else self.run(probe, self.batches)
