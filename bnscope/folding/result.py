@@ -169,8 +169,8 @@ def fold(
     """Folds Batch Normalization into the layers before or behind it, in a new model.
 
     Args:
-        model_or_path: a built Sequential or Functional `keras.Model`, or the path of a saved
-            one. It is not changed.
+        model_or_path: a built `keras.Model`, or the path of a saved one. It is not changed. A
+            subclassed one comes back as a Functional model.
         verify_data: samples to verify with: an array, a list of arrays in the order of the
             inputs, or a mapping by input names, samples along the first axis. By default
             random inputs with a fixed seed.
