@@ -261,7 +261,9 @@ _RANK3 = [
         )
     )(x),
     lambda x, *_: layers.AveragePooling1D(2, data_format="channels_first")(x),
-    lambda x, *_: layers.Embedding(9, 4)(ops.cast(ops.argmax(x, axis=-1), "int32")),
+    lambda x, *_: layers.Embedding(x.shape[-1], 4)(
+        ops.cast(ops.argmax(x, axis=-1), "int32")
+    ),
     lambda x, _, choices: layers.Conv1D(
         choices.integer(1, 5),
         choices.integer(1, 3),
