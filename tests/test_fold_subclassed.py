@@ -138,10 +138,10 @@ def test_a_custom_layer_with_nothing_to_fold_stays_one(folded):
             return keras.ops.tanh(self.dense(inputs))
 
     inputs = keras.Input((5,))
-    model = keras.Model(inputs, BN()(layers.Dense(3)(Plain(name="plain")(inputs))))
+    model = keras.Model(inputs, BN()(layers.Dense(3)(Plain(name="named")(inputs))))
     result = folded(model, (5,))
     assert result.verdicts[0].folded
-    assert type(result.model.get_layer("plain")) is Plain
+    assert type(result.model.get_layer("named")) is Plain
 
 
 def test_a_block_that_is_used_twice_is_folded_once(folded):

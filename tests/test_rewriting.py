@@ -131,9 +131,10 @@ def test_a_layer_whose_configuration_says_too_little_is_named():
         def __init__(self, size, **kwargs):
             super().__init__(**kwargs)
             self.size = size
+            self.factor = self.add_weight(shape=())
 
         def call(self, inputs):
-            return inputs[:, : self.size]
+            return inputs[:, : self.size] * self.factor
 
         def get_config(self):
             return super().get_config()

@@ -8,7 +8,6 @@ import pytest
 from keras import layers
 
 import bnscope
-from bnscope.errors import UnsupportedModelError
 from bnscope.folding.plan import make_plan
 from bnscope.graph import live, read
 from bnscope.graph.batchnorm import batch_norms
@@ -394,38 +393,29 @@ def test_a_functional_subclass_with_a_call_of_its_own_is_followed_there():
     assert kinds == ["ops.ConvertToTensor", "BatchNormalization", "ops.Relu"]
 
 
-def test_folding_refuses_what_was_traced():
+def test_what_was_followed_is_planned_as_any_other_model():
     model = built(Network(), 8, 8, 3)
     plan = make_plan(read(model))
-    assert {verdict.reason for verdict in plan.verdicts} == {"opaque-graph"}
-    with pytest.raises(UnsupportedModelError, match="is a subclassed model"):
-        bnscope.fold(model)
+    assert all(verdict.reason != "opaque-graph" for verdict in plan.verdicts)
+    assert plan.folded
 
 
-def test_bn_behind_a_traced_layer_is_kept():
+def test_bn_behind_a_followed_layer_is_folded_into_what_is_inside():
     inputs = keras.Input((8, 8, 3))
     conv = own_layer(layers.Conv2D(4, 3, name="conv"))
     model = keras.Model(inputs, BN(name="outer")(conv(inputs)))
     (verdict,) = make_plan(read(model)).verdicts
-    assert (verdict.layer, verdict.folded, verdict.reason) == (
-        "outer",
-        False,
-        "opaque-graph",
-    )
+    assert (verdict.layer, verdict.into) == ("outer", "holder/conv")
 
 
-def test_bn_inside_a_traced_layer_is_kept():
+def test_bn_inside_a_followed_layer_is_folded_into_what_is_before_it():
     inputs = keras.Input((8, 8, 3))
     inner = own_layer(BN(name="bn"))
     model = keras.Model(inputs, inner(layers.Conv2D(4, 3, name="conv")(inputs)))
     graph = read(model)
     assert [call.layer.path for call in graph.calls] == ["conv", "holder/bn"]
     (verdict,) = make_plan(graph).verdicts
-    assert (verdict.layer, verdict.folded, verdict.reason) == (
-        "holder/bn",
-        False,
-        "opaque-graph",
-    )
+    assert (verdict.layer, verdict.into) == ("holder/bn", "conv")
 
 
 def own_layer(inner):

@@ -41,7 +41,9 @@ def copy_layer(layer: Any, change: Change | None = None) -> Any:
         config.update(dict.fromkeys(_costly_initializers(layer, config), "zeros"))
         if isinstance(layer, keras.layers.Lambda):
             return type(layer)(**{**config, "output_shape": layer._output_shape})  # noqa: SLF001
-        return type(layer).from_config(config)
+        new = type(layer).from_config(config)
+        new.name = config.get("name", layer.name)  # the automatic config leaves it out
+        return new  # noqa: TRY300  what raises is above
     except Exception as error:
         if not layer.variables and not layer._layers:  # noqa: SLF001
             return _copy_operation(layer)  # without a state, a shallow copy is one
