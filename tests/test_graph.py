@@ -364,3 +364,25 @@ def test_only_batch_norm_is_read_of_a_large_file(tmp_path, monkeypatch):
     )
     archive.read(tmp_path / "model.keras")
     assert read == [(4,)] * 4
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_nested_model_whose_calls_are_outputs_and_arguments_is_read(
+    suffix, sequential, tmp_path
+):
+    """Keras 3 counts the calls of Functional models from 1 in outputs, from 0 elsewhere."""
+    start = keras.Input((4,))
+    inner = keras.Model(start, keras.layers.Dense(4, name="d")(start), name="inner")
+    if sequential:
+        inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="d")])
+    inputs = keras.Input((4,))
+    first = inner(inputs)
+    second = inner(first)
+    model = keras.Model(inputs, [first, second, keras.layers.ReLU()(second)])
+    model.save(tmp_path / f"model{suffix}")
+    for graph in (live.read(model), archive.read(tmp_path / f"model{suffix}")):
+        calls = [call.outputs[0].index for call in graph.calls]
+        assert [call.kind for call in graph.calls] == ["Dense", "Dense", "ReLU"]
+        assert [tensor.index for tensor in graph.outputs] == calls
+        assert graph.calls[2].inputs[0].index == calls[1]

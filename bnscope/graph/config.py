@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnscope.errors import UnreadableModelError
@@ -270,13 +271,32 @@ def _functional(config: Config, layers: list[Any], specs: list[LayerSpec]) -> Mo
         node for obj, spec in zip(layers, specs, strict=True) for node in _nodes(obj, spec)
     ]
     outputs = _ends(config["output_layers"], {})
-    _count_from_one(nodes, outputs)
+    if any(_is_keras_3(obj) for obj in layers):
+        models = {spec.name for spec in specs if spec.model and spec.kind != "Sequential"}
+        outputs = [_counted_from_zero(output, models) for output in outputs]
+    else:
+        _count_from_one(nodes, outputs)
     return ModelSpec(
         layers=specs,
         nodes=nodes,
         inputs=_ends(config["input_layers"], {spec.name: spec for spec in specs}),
         outputs=outputs,
     )
+
+
+def _is_keras_3(obj: Config) -> bool:
+    written = obj.get("inbound_nodes")
+    return isinstance(written, list) and any(isinstance(n, Mapping) for n in written)
+
+
+def _counted_from_zero(output: Reference, models: Collection[str]) -> Reference:
+    """An output, whose call of a nested Functional model Keras 3 counts from 1.
+
+    Only there: in the arguments of calls it counts from 0 (`get_config` and `serialize_node` in
+    keras/src/models/functional.py).
+    """
+    name, index, tensor = output.key
+    return replace(output, key=(name, index - 1, tensor)) if name in models else output
 
 
 def _count_from_one(nodes: list[NodeSpec], outputs: list[Reference]) -> None:
