@@ -12,7 +12,12 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from bnscope.errors import BnscopeError, VerificationError, first_line
+from bnscope.errors import (
+    BnscopeError,
+    UnsupportedModelError,
+    VerificationError,
+    first_line,
+)
 from bnscope.exporting.quiet import quietly
 from bnscope.rewriting.comparison import OutputCheck, Verification, compare_outputs
 from bnscope.rewriting.inputs import Batch, InputSpec, numpy_dtype
@@ -111,6 +116,14 @@ def _input_names(
     if isinstance(given, Mapping):
         keys = {id(tensor): str(key) for key, tensor in given.items()}
         candidates.append(tuple(keys.get(id(tensor), "") for tensor in model.inputs))
+    if len(runtime.inputs) != len(specs):
+        given_names = {name for names in candidates for name in names}
+        extra = [name for name in runtime.inputs if name not in given_names]
+        raise UnsupportedModelError(
+            f"The converter made inputs of constants: {', '.join(extra[:3]) or 'unknown'}.",
+            "Nothing was written. A Normalization layer does that in ONNX: write it as a "
+            "Rescaling.",
+        )
     fitting = (names for names in candidates if set(names) == set(runtime.inputs))
     return next(fitting, runtime.inputs)
 
