@@ -206,6 +206,12 @@ def _rep_vgg(x, choices):
     return layers.Add()([BN()(part) for part in (*_two(x, choices), x)])
 
 
+def _mirrored(x):
+    if min(x.shape[1:3]) < 2:
+        raise ValueError
+    return ops.pad(x, ((0, 0), (1, 1), (1, 0), (0, 0)), mode="reflect")
+
+
 def _recurrent(choices):
     kind = choices.one_of([layers.SimpleRNN, layers.GRU, layers.LSTM])
     extra = {"reset_after": choices.flag()} if kind is layers.GRU else {}
@@ -350,7 +356,7 @@ _RANK4 = [
     lambda x, *_: ops.mean(x, axis=(1, 2), keepdims=True),
     lambda x, *_: ops.max(x, axis=1),
     lambda x, *_: x[:, 1:, :, :2],
-    lambda x, *_: ops.pad(x, ((0, 0), (1, 1), (1, 0), (0, 0)), mode="reflect"),
+    lambda x, *_: _mirrored(x),
     lambda x, _, choices: STEPS_OF(
         layers.Conv1D(3, 2, padding=_padding(choices), use_bias=choices.flag())
     )(x),

@@ -492,7 +492,9 @@ def test_constants_that_became_inputs_are_named(tmp_path):
     inputs = keras.Input((4, 4, 3))
     scaled = layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 4.0, 9.0])(inputs)
     model = keras.Model(inputs, layers.Conv2D(2, 3)(scaled))
-    with pytest.raises(UnsupportedModelError, match=r"made inputs of constants: .*normaliz"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"made inputs of constants: .*normaliz"
+    ):
         export(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
     assert export(model, tmp_path / "model.tflite").verification.passed
