@@ -479,6 +479,15 @@ def test_saturated_outputs_are_compared_before_their_activation():
         rewrite(model, corrupted(make_plan(live.read(model)), 0, hundredfold))
 
 
+def test_looking_before_an_activation_leaves_the_layers_as_they_were():
+    inputs = keras.Input((3,))
+    x = BN(name="bn")(layers.Dense(9)(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(1, activation="sigmoid")(x)))
+    model.layers[-1].bias.assign([90.0])
+    fold(model)
+    assert [len(layer._outbound_nodes) for layer in model.layers] == [1, 1, 1, 0]
+
+
 def test_pixels_are_tried_where_standard_normal_numbers_do_nothing():
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3)(layers.Rescaling(1.0 / 255.0)(inputs))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bnscope
-from bnscope.errors import UnsupportedModelError
+from bnscope.errors import UnsupportedModelError, VerificationError
 
 layers = keras.layers
 BN = layers.BatchNormalization
@@ -263,6 +263,32 @@ def test_a_call_that_cannot_be_followed_is_one_line(call, message, randomized):
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         bnscope.fold(model)
     assert "\n" not in str(caught.value)
+
+
+class Counting(keras.Model):
+    """What it returns depends on how often it was called before."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.norm = layers.Dense(3), BN()
+        self.count = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build((None, 3))
+
+    def call(self, inputs):
+        x = self.norm(self.dense(inputs)) * self.count
+        self.count.assign(self.count + 1.0)
+        return x
+
+
+def test_a_call_that_keeps_a_state_is_not_folded_in_silence(randomized):
+    model = Counting()
+    model.build((None, 4))
+    model(np.ones((1, 4), np.float32))
+    with pytest.raises(VerificationError, match="differs by"):
+        bnscope.fold(randomized(model))
 
 
 def test_a_model_that_was_never_called_is_refused():

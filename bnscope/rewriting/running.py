@@ -136,7 +136,10 @@ def before_activations(model: Any) -> Any:
         elif kind in kinds.LINEAR and not kinds.is_linear_activation(
             operation.get_config()
         ):
-            found.append(_without_activation(operation)(given))
+            twin = _without_activation(operation)
+            found.append(twin(given))
+            # The call is noted at the user's layer too, which is to stay as it was.
+            given._keras_history.operation._outbound_nodes.remove(twin._inbound_nodes[0])  # noqa: SLF001
     return keras.Model(model.inputs, found) if found else None
 
 

@@ -175,18 +175,10 @@ class Verifier:
             if self.proven(outputs):
                 break
         _, batches, outputs, count = max(tried, key=lambda entry: entry[0])
-        return batches, self.completed(outputs, batches, count)
-
-    def completed(self, outputs: Outputs, batches: list[Batch], count: int) -> Outputs:
-        """The outputs on all batches, of which the first ones are known already."""
-        if len(batches) == count:
-            return outputs
-        rest = self.run(self.model, batches[count:])
-        if {k: v.shape[1:] for k, v in rest.items()} != {
-            k: v.shape[1:] for k, v in outputs.items()
-        }:  # samples of other sizes, which change the names
-            return self.run(self.model, batches)
-        return {name: np.concatenate([outputs[name], rest[name]]) for name in rest}
+        if len(batches) > count:
+            # Not the rest alone: a layer that keeps a state goes on from the first samples.
+            outputs = self.run(self.model, batches)
+        return batches, outputs
 
     def running(self, batches: list[Batch]) -> list[Batch]:
         """The batches on which the original runs: open sizes may be restricted after all.
