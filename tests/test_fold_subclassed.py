@@ -265,6 +265,207 @@ def test_a_call_that_cannot_be_followed_is_one_line(call, message, randomized):
     assert "\n" not in str(caught.value)
 
 
+def test_what_cannot_be_followed_within_an_operation_is_one_line_too(randomized):
+    def choose(m, x, t):
+        return keras.ops.cond(
+            keras.ops.sum(x) > 0, lambda: m.norm(m.dense(x), training=t), lambda: x
+        )
+
+    model = randomized(subclass(choose))
+    with pytest.raises(
+        UnsupportedModelError, match="followed: one of its layers"
+    ) as caught:
+        bnscope.fold(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_constants_of_a_call_are_those_of_inference(folded):
+    model = subclass(lambda m, x, t: m.norm(m.dense(x), training=t) * (1.0 if t else 0.5))
+    (verdict,) = [v for v in folded(model, (4,)).verdicts if v.layer == "norm"]
+    assert verdict.folded
+
+
+def test_an_output_that_is_none_is_left_out(randomized):
+    model = randomized(subclass(lambda m, x, t: (m.norm(m.dense(x), training=t), None)))
+    result = bnscope.fold(model)
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    one, none = model(x)
+    assert none is None
+    (two,) = keras.tree.flatten(result.model(x))
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_that_is_used_twice_does_not_become_one_that_is_taken(folded):
+    class Named(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [layers.Dense(4, name=name) for name in ("d", "d_1", "d")]
+            self.norms = [BN(name="n") for _ in self.parts]
+
+        def call(self, inputs, training=None):
+            x = inputs
+            for part, norm in zip(self.parts, self.norms, strict=True):
+                x = keras.ops.tanh(norm(part(x), training=training))
+            return x
+
+    result = folded(built(Named(), (4,)), (4,))
+    assert all(verdict.folded for verdict in result.verdicts)
+    names = [layer.name for layer in result.model.layers if layer.name.startswith("d")]
+    assert names == ["d", "d_1", "d_2"]
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="functions of TensorFlow"
+)
+def test_functions_of_tensorflow_are_made_again_too(folded):
+    import tensorflow as tf
+
+    model = subclass(lambda m, x, t: tf.nn.swish(m.norm(m.dense(x), training=t)))
+    (verdict,) = [v for v in folded(model, (4,)).verdicts if v.layer == "norm"]
+    assert verdict.folded
+
+
+@keras.saving.register_keras_serializable("opened")
+class Resized(layers.Layer):
+    """Makes a layer in its `call`, with sizes that are known only when it runs."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.norm = layers.Conv2D(4, 1, name="conv"), BN(name="norm")
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], 4))
+
+    def call(self, inputs, training=None):
+        x = self.norm(self.conv(inputs), training=training)
+        size = keras.ops.shape(inputs)
+        pooled = keras.ops.mean(x, (1, 2), keepdims=True)
+        return x + layers.Resizing(size[1], size[2])(pooled)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 4)
+
+
+def test_a_layer_that_cannot_be_opened_costs_only_its_own_bn(randomized):
+    inputs = keras.Input((None, None, 3))
+    x = BN(name="first")(layers.Conv2D(4, 3, name="stem")(inputs))
+    model = randomized(keras.Model(inputs, Resized(name="resized")(x)))
+    result = bnscope.fold(model)
+    verdicts = {v.layer: (v.into, v.reason) for v in result.verdicts}
+    assert verdicts == {
+        "first": ("stem", None),
+        "resized/norm": (None, "custom-layer"),
+    }
+    x = np.random.default_rng(1).normal(size=(2, 9, 7, 3)).astype("float32")
+    one, two = np.asarray(model(x)), np.asarray(result.model(x))
+    assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+
+
+class Masked(layers.Layer):
+    """Uses the mask itself, as an argument that Keras fills in."""
+
+    def __init__(self, *, hands_on=False, **options):
+        super().__init__(**options)
+        self.dense, self.norm = layers.Dense(4), BN()
+        self.supports_masking = self.hands_on = hands_on
+
+    def call(self, inputs, mask=None, training=None):
+        x = self.norm(self.dense(inputs), training=training)
+        return x if mask is None else x * keras.ops.cast(mask, x.dtype)[..., None]
+
+    def get_config(self):
+        return {**super().get_config(), "hands_on": self.hands_on}
+
+
+class HandsOn(layers.Layer):
+    """Does not look at the mask, and hands it on."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.norm = layers.Dense(4), BN()
+        self.supports_masking = True
+
+    def call(self, inputs, training=None):
+        return keras.ops.tanh(self.norm(self.dense(inputs), training=training) + 1.0)
+
+
+class Words(keras.Model):
+    """So many words that random ones are hardly ever the padding."""
+
+    def __init__(self, block, end):
+        super().__init__()
+        self.table = layers.Embedding(50_000, 4, mask_zero=True)
+        self.block, self.end = block, end
+
+    def call(self, inputs, training=None):
+        # Keyword arguments: Keras leaves the mask out of the nodes of such calls.
+        x = self.block(self.table(inputs), training=training)
+        return self.end(x, training=training)
+
+
+def padded():
+    words = np.random.default_rng(3).integers(1, 50, (5, 6))
+    words[:, 3:] = 0
+    return words
+
+
+MASKS = {
+    "used inside": lambda: (
+        Masked(),
+        keras.Sequential([layers.Flatten(), layers.Dense(2)]),
+    ),
+    "used and handed on": lambda: (Masked(hands_on=True), layers.LSTM(3)),
+    "handed on": lambda: (HandsOn(), layers.LSTM(3)),
+}
+
+
+@pytest.mark.parametrize("parts", MASKS.values(), ids=MASKS)
+def test_a_mask_that_no_node_shows_is_not_lost(parts, randomized):
+    model = Words(*parts())
+    model(padded())
+    result = bnscope.fold(randomize_weights(randomized(model)))
+    one, two = np.asarray(model(padded())), np.asarray(result.model(padded()))
+    assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+    assert [(v.folded, v.reason) for v in result.verdicts] == [(False, "opaque-graph")]
+
+
+def test_bn_between_an_embedding_with_a_mask_and_who_uses_it_is_folded(randomized):
+    class Plain(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = layers.Dense(4), BN()
+
+        def call(self, inputs, training=None):
+            return self.norm(self.dense(inputs), training=training)
+
+    model = Words(Plain(), layers.LSTM(3))
+    model(padded())
+    result = bnscope.fold(randomize_weights(randomized(model)))
+    one, two = np.asarray(model(padded())), np.asarray(result.model(padded()))
+    assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+    assert [v.folded for v in result.verdicts] == [True]
+
+
+def test_a_nested_model_of_the_original_gets_no_nodes(randomized):
+    inputs = keras.Input((8, 8, 3))
+    x = BN()(layers.Conv2D(4, 3)(inputs))
+    inner = keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="inner")
+
+    class Outer(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, inputs, training=None):
+            return self.inner(inputs, training=training)
+
+    model = randomized(built(Outer(), (8, 8, 3)))
+    before = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
+    assert bnscope.fold(model).verdicts[0].folded
+    assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == before
+
+
 class Counting(keras.Model):
     """What it returns depends on how often it was called before."""
 

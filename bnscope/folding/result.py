@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnscope.errors import UnsupportedModelError
 from bnscope.folding.plan import Plan, Verdict, make_plan
 from bnscope.folding.report import Report, compile_state, measured
 from bnscope.graph.model import Graph
@@ -17,6 +19,7 @@ from bnscope.rewriting.comparison import Verification
 if TYPE_CHECKING:
     from bnscope.exporting import Export
     from bnscope.folding.benchmark import Benchmark
+    from bnscope.rewriting.engine import Rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +189,12 @@ def fold(
         BnscopeError: if `verify_data` does not fit the model.
     """
     from bnscope.graph import live
-    from bnscope.rewriting.engine import rewrite
     from bnscope.rewriting.structure import check_openable
 
     model = _model(model_or_path, custom_objects)
     graph = live.read(model, trace=True)
     check_openable(model, graph)
-    plan = make_plan(graph)
-    rewritten = rewrite(
-        model, plan.steps(), verify_data=verify_data, graph=graph, opened=True
-    )
+    graph, plan, rewritten = _rewritten(model, graph, verify_data)
     parameters = (model.count_params(), rewritten.model.count_params())
     report = measured(graph, live.read(rewritten.model), plan, parameters)
     return FoldResult(
@@ -205,6 +204,28 @@ def fold(
         replace(report, compile_state=_compile_state(model_or_path, graph)),
         partial(_model, model_or_path, custom_objects),
     )
+
+
+def _rewritten(model: Any, graph: Graph, verify_data: Any) -> tuple[Graph, Plan, Rewritten]:
+    """The folded model; where a custom layer cannot be opened, all of them stay whole."""
+    from bnscope.graph import live
+    from bnscope.rewriting.engine import rewrite
+
+    plan = make_plan(graph)
+    try:
+        done = rewrite(
+            model, plan.steps(), verify_data=verify_data, graph=graph, opened=True
+        )
+    except UnsupportedModelError:
+        if not graph.traced:
+            raise
+        closed = live.read(model)
+        plan = make_plan(closed)
+        with suppress(UnsupportedModelError):
+            whole = rewrite(model, plan.steps(), verify_data=verify_data, graph=closed)
+            return closed, plan, whole
+        raise
+    return graph, plan, done
 
 
 def _compile_state(model_or_path: Any, graph: Graph) -> str | None:

@@ -57,6 +57,9 @@ def _register() -> None:
             self.function = function
             self.bnscope_kind = SAME.get(name, f"custom.tf.{name}")
 
+        def call(self, *args: Any, **kwargs: Any) -> Any:
+            return self.function(*args, **kwargs)
+
         def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
             return backend.compute_output_spec(self.function, *args, **kwargs)
 

@@ -2,12 +2,14 @@
 
 `call` runs on symbolic tensors, in which Keras itself notes who was called with what. It runs
 where no variable can change, and what it leaves behind on the layers is put back. It runs
-twice, with `training` True and False: only what both runs agree on is believed.
+twice, with `training` True and False: only what both runs agree on is believed,
+with the constants of inference.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,6 +112,8 @@ class Tracer:
         Raises:
             UntraceableError: if the calls cannot be followed, or not with certainty.
         """
+        if any(_depends_on_masks(layer, call) for call in calls):
+            raise UntraceableError("it takes a mask, or hands one on, which no node shows")
         if len({_summary(call) for call in calls}) != 1:
             raise UntraceableError("it is called in several ways")
         runs = [self._run(layer, calls[0], training=training) for training in (True, False)]
@@ -119,14 +123,15 @@ class Tracer:
             _modes(runs[0], training=True), _modes(runs[1], training=False), strict=True
         )
         training = [_agreed(training=one, inference=other) for one, other in modes]
-        return replace(runs[0], training=training)
+        return replace(runs[1], training=training)
 
     def _run(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
         with _as_before(self.layers), _sandbox(layer, training=training):
             try:
                 return self._record(layer, call, training=training)
-            except UntraceableError:
-                raise
+            except UntraceableError as error:
+                # Keras adds lines to what is raised within a call.
+                raise UntraceableError(_own_line(error)) from error
             except Exception as error:  # a user's `call` may raise anything
                 raise UntraceableError(_reason(error)) from error
 
@@ -182,6 +187,14 @@ def _reason(error: Exception) -> str:
     return f"a symbolic call fails ({type(error).__name__}: {first_line(error)})"
 
 
+def _own_line(error: UntraceableError) -> str:
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next(
+        (line for line in lines if not line.startswith("Exception encountered")), text
+    )
+
+
 def _symbolic(shape: Any, dtype: str) -> Any:
     """Symbolic tensors for shapes, nested as these are; the batch size is left open."""
     import keras
@@ -235,6 +248,26 @@ def symbolic_tensors(call: Arguments) -> list[Any]:
     found: list[Any] = []
     call.filled(found.append)
     return found
+
+
+def _depends_on_masks(layer: Any, call: Arguments) -> bool:
+    """Whether masks that Keras hands on with the tensors reach into a `call`, or out of it.
+
+    They are left out of the nodes of calls with keyword arguments, and what has a mask as an
+    argument must have been given it by name to be followed.
+    """
+    if all(mask_of(tensor) is None for tensor in symbolic_tensors(call)):
+        return False
+    names = [name for name in inspect.signature(layer.call).parameters if "mask" in name]
+    unnamed = any(call.kwargs.get(name) is None for name in names)
+    return unnamed or bool(layer.supports_masking)
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras hands on with a tensor; None if there is none."""
+    from keras.src import backend
+
+    return backend.get_keras_mask(tensor)
 
 
 def is_followed(layer: Any) -> bool:
@@ -375,6 +408,9 @@ def _restore(value: Any, copy: Any) -> None:
             a is not b for a, b in zip(value, copy, strict=True)
         ):
             list.__setitem__(value, slice(None), copy)
+            storage = getattr(value, "_storage", None)  # of TensorFlow's wrapper
+            if isinstance(storage, list):
+                storage[:] = copy
     elif isinstance(value, dict):
         if list(value.items()) != list(copy.items()):
             dict.clear(value)

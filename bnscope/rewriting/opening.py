@@ -8,8 +8,8 @@ does only in training is gone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from bnscope.errors import UnsupportedModelError
@@ -19,6 +19,7 @@ from bnscope.graph.tracing import (
     Tracer,
     UntraceableError,
     is_followed,
+    mask_of,
     symbolic_tensors,
 )
 from bnscope.rewriting.apply import Builder
@@ -60,7 +61,9 @@ class OpeningBuilder(Builder):
             self.seen.add(id(layer))
             self.made[id(layer)] = self.opened(layer, call)
         given = [tensors[id(tensor)] for tensor in symbolic_tensors(call)]
-        return self.made[id(layer)](given if len(given) > 1 else given[0])
+        new = self.made[id(layer)](given if len(given) > 1 else given[0])
+        _check_masks(layer, node.output_tensors, new)
+        return new
 
     def opens(self, layer: Any) -> bool:
         """Whether a `call` is to be followed."""
@@ -116,13 +119,20 @@ class OpeningBuilder(Builder):
         )
         outputs = {id(tensor) for tensor in trace.outputs}
         for node in trace.nodes:
+            if all(id(tensor) in tensors for tensor in node.output_tensors):
+                continue  # a mask, which a new layer has made itself
             operation = node.operation
-            first = id(operation) not in self.made
-            if first and id(operation) in names and not self.opens(operation):
-                self.layer(operation).name = names[id(operation)]
+            first = id(operation) not in self.made and not self.opens(operation)
+            name = names.get(id(operation)) if first else None
+            if name and not self.edits_of(operation).dropped:
+                self.layer(operation).name = name
             new = keras.tree.flatten(self.call(node, tensors, outputs))
-            old = node.output_tensors
-            tensors.update({id(o): n for o, n in zip(old, new, strict=True)})
+            if name and id(operation) in self.made:  # what stands for a dropped one too
+                self.made[id(operation)].name = name
+            for one, other in zip(node.output_tensors, new, strict=True):
+                tensors[id(one)] = other
+                if mask_of(one) is not None and mask_of(other) is not None:
+                    tensors.setdefault(id(mask_of(one)), mask_of(other))
         return [tensors[id(tensor)] for tensor in trace.outputs]
 
     def arguments(self, node: Any, tensors: dict[int, Any]) -> tuple[Any, Any]:
@@ -150,6 +160,19 @@ class OpeningBuilder(Builder):
         for inner in old._layers:  # noqa: SLF001
             if id(inner) in self.made:
                 self.copy_trainable(inner, self.made[id(inner)])
+
+
+def _check_masks(layer: Any, old: Any, new: Any) -> None:
+    """Raises UnsupportedModelError if a layer, opened, hands no mask on where it did."""
+    import keras
+
+    for one, other in zip(old, keras.tree.flatten(new), strict=True):
+        if mask_of(one) is not None and mask_of(other) is None:
+            raise UnsupportedModelError(
+                f'"{layer.name}" hands a mask on, which its `call` made again as a '
+                "Functional model would not.",
+                "Build it with keras.Sequential or the functional API.",
+            )
 
 
 def _depends_on_training(layer: Any) -> bool:
@@ -181,11 +204,13 @@ def _returned(trace: Trace, made: list[Any]) -> Any:
 def _unique_names(trace: Trace) -> dict[int, str]:
     """New names for operations of one name, by `id`; blocks may have used it each."""
     operations = {id(node.operation): node.operation for node in trace.nodes}
-    counts: Counter[str] = Counter()
+    taken = {operation.name for operation in operations.values()}
+    seen: set[str] = set()
     found = {}
     for key, operation in operations.items():
-        number = counts[operation.name]
-        counts[operation.name] += 1
-        if number:
-            found[key] = f"{operation.name}_{number}"
+        if operation.name in seen:
+            numbered = (f"{operation.name}_{number}" for number in count(1))
+            found[key] = next(name for name in numbered if name not in taken)
+            taken.add(found[key])
+        seen.add(operation.name)
     return found

@@ -62,7 +62,8 @@ def collect_outputs(
     with unchanged(model), _accurate_device():
         for batch in batches:
             outputs = run(batch)
-            collected.append([to_numpy(y) for y in keras.tree.flatten(outputs)])
+            values = [y for y in keras.tree.flatten(outputs) if y is not None]
+            collected.append([to_numpy(y) for y in values])
     names = _output_names(model, len(collected[0]))
     pairs = zip(names, zip(*collected, strict=True), strict=True)
     return {key: values for name, parts in pairs for key, values in _joined(name, parts)}
