@@ -21,7 +21,7 @@ from bnscope.errors import (
 from bnscope.exporting.quiet import quietly
 from bnscope.rewriting.comparison import OutputCheck, Verification, compare_outputs
 from bnscope.rewriting.inputs import Batch, InputSpec, numpy_dtype
-from bnscope.rewriting.running import collect_outputs
+from bnscope.rewriting.running import collect_outputs, joined
 from bnscope.rewriting.verify import Verifier
 
 Array = npt.NDArray[Any]
@@ -76,7 +76,9 @@ def compare(model: Any, verifier: Verifier, runtime: Runtime) -> Verification:
         return _in_order(found, keys)
 
     actual = collect_outputs(model, verifier.batches, run)
-    return _judged(verifier, tuple(compare_outputs(verifier.expected, actual)))
+    return _judged(
+        verifier, tuple(compare_outputs(joined(verifier.expected.outputs), actual))
+    )
 
 
 def _judged(verifier: Verifier, checks: tuple[OutputCheck, ...]) -> Verification:

@@ -95,22 +95,42 @@ def random_batches(
         words: strings for inputs of text.
 
     Returns:
-        Batches of several sizes where the model leaves that open, at least two batches. Where
-        other dimensions are open, the first batches have usual sizes there, and each of the
+        Batches of several sizes where the model leaves that open, at least two batches; the
+        sample that is alone in one is the first of the others too. Where other dimensions are open, the first batches have usual sizes there, and each of the
         last two has sizes of its own.
     """
     rng = np.random.default_rng(seed)
     trials = (
         _OPEN_SIZES if any(None in spec.shape[1:] for spec in specs) else _OPEN_SIZES[:1]
     )
+
+    def make(spec: InputSpec, shape: tuple[int, ...]) -> Array:
+        return _array(rng, spec, shape, draw, words or _WORDS)
+
     return [
-        tuple(
-            _array(rng, spec, (count, *_sample_shape(spec, sizes)), draw, words or _WORDS)
-            for spec in specs
-        )
+        batch
         for index, sizes in enumerate(trials)
-        for count in _batch_sizes(specs, sizes, first=index == 0)
+        for batch in _drawn(specs, sizes, make, first=index == 0)
     ]
+
+
+def _drawn(
+    specs: Sequence[InputSpec],
+    sizes: Mapping[int, tuple[int, ...]],
+    make: Callable[[InputSpec, tuple[int, ...]], Array],
+    *,
+    first: bool,
+) -> list[Batch]:
+    """The batches for one choice of open sizes; a smaller one is the start of the first."""
+    batches: list[Batch] = []
+    for count in _batch_sizes(specs, sizes, first=first):
+        if batches and count < len(batches[0][0]):
+            batches.append(tuple(array[:count] for array in batches[0]))
+            continue
+        batches.append(
+            tuple(make(spec, (count, *_sample_shape(spec, sizes))) for spec in specs)
+        )
+    return batches
 
 
 def _batch_sizes(
@@ -162,6 +182,14 @@ def user_batches(specs: Sequence[InputSpec], data: Any) -> list[Batch]:
         tuple(array[start : start + size] for array in arrays)
         for start in range(0, end, size)
     ]
+
+
+def cheapest(batches: Sequence[Batch]) -> list[int]:
+    """Which batches to run where a few samples do: of large ones the smallest batch."""
+    sizes = [sum(array.size for array in batch) for batch in batches]
+    if sum(sizes) <= _BATCHES[0] * _LARGE:
+        return list(range(len(batches)))
+    return [sizes.index(min(sizes))]
 
 
 def nudged(batches: Sequence[Batch], dtype: str, seed: int) -> list[Batch]:

@@ -7,26 +7,23 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bnscope.errors import VerificationError, first_line
 from bnscope.graph import kinds, live
 from bnscope.graph.tracing import Tracer
+from bnscope.rewriting.comparison import Array, Outputs
 from bnscope.rewriting.copying import (
     all_layers,
     copy_layer,
     state_variables,
     to_numpy,
 )
+from bnscope.rewriting.frugal import frugal
 from bnscope.rewriting.inputs import Batch, numpy_dtype
 
-Array = npt.NDArray[Any]
 
-
-def run_model(
-    model: Any, batches: Sequence[Batch], dtypes: Sequence[str]
-) -> dict[str, Array]:
-    """The outputs of a model at inference, over all batches.
+def run_model(model: Any, batches: Sequence[Batch], dtypes: Sequence[str]) -> list[Outputs]:
+    """The outputs of a model at inference, for each batch.
 
     Args:
         model: a Keras model. Its variables are left as they were.
@@ -34,12 +31,13 @@ def run_model(
         dtypes: the dtypes of the inputs.
 
     Returns:
-        The outputs by name, samples along the first axis.
+        For each batch the outputs by name, samples along the first axis.
 
     Raises:
         VerificationError: if the model does not run on them.
     """
-    return collect_outputs(model, batches, lambda batch: _call(model, batch, dtypes))
+    with frugal(model):
+        return _collected(model, batches, lambda batch: _call(model, batch, dtypes))
 
 
 def collect_outputs(
@@ -53,31 +51,44 @@ def collect_outputs(
         run: runs the model on a batch.
 
     Returns:
+        The outputs by name, as of `joined`.
+    """
+    return joined(_collected(model, batches, run))
+
+
+def joined(parts: Sequence[Outputs]) -> dict[str, Array]:
+    """The outputs of several batches as those of one.
+
+    Args:
+        parts: for each batch the outputs by name, in one order.
+
+    Returns:
         The outputs by name, samples along the first axis; where the shape of a sample
         differs between the batches, it is a part of the name.
     """
+    found: dict[str, Array] = {}
+    for name in parts[0]:
+        shapes: dict[tuple[int, ...], list[Array]] = {}
+        for part in parts:
+            shapes.setdefault(part[name].shape[1:], []).append(part[name])
+        for shape, same in shapes.items():
+            key = name if len(shapes) == 1 else f"{name} {shape}"
+            found[key] = np.concatenate(same)
+    return found
+
+
+def _collected(
+    model: Any, batches: Sequence[Batch], run: Callable[[Batch], Any]
+) -> list[Outputs]:
     import keras
 
     collected: list[list[Array]] = []
     with unchanged(model), _accurate_device():
         for batch in batches:
-            outputs = run(batch)
-            values = [y for y in keras.tree.flatten(outputs) if y is not None]
-            collected.append([to_numpy(y) for y in values])
+            outputs = [y for y in keras.tree.flatten(run(batch)) if y is not None]
+            collected.append([np.atleast_1d(to_numpy(y)) for y in outputs])
     names = _output_names(model, len(collected[0]))
-    pairs = zip(names, zip(*collected, strict=True), strict=True)
-    return {key: values for name, parts in pairs for key, values in _joined(name, parts)}
-
-
-def _joined(name: str, parts: Sequence[Array]) -> Iterator[tuple[str, Array]]:
-    """The values of an output over all batches; one array for each shape of its samples."""
-    shapes: dict[tuple[int, ...], list[Array]] = {}
-    for part in parts:
-        values = np.atleast_1d(part)
-        shapes.setdefault(values.shape[1:], []).append(values)
-    for shape, same in shapes.items():
-        key = name if len(shapes) == 1 else f"{name} {shape}"
-        yield key, np.concatenate(same)
+    return [dict(zip(names, values, strict=True)) for values in collected]
 
 
 def _call(model: Any, batch: Batch, dtypes: Sequence[str]) -> Any:

@@ -14,7 +14,8 @@ of an output that an activation saturates, what goes into that activation is com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from bnscope.rewriting.comparison import (
 )
 from bnscope.rewriting.inputs import (
     Batch,
+    cheapest,
     draws_for,
     input_specs,
     nudged,
@@ -43,12 +45,38 @@ from bnscope.rewriting.inputs import (
 )
 from bnscope.rewriting.running import (
     before_activations,
+    joined,
     lowest_dtype,
     run_model,
     vocabulary,
 )
 
 SEED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a model gave for each batch, by name.
+
+    Args:
+        outputs: its outputs.
+        before: what went into the activations at the outputs; empty where not looked at.
+    """
+
+    outputs: list[Outputs]
+    before: list[Outputs] = field(default_factory=list)
+
+    def of(self, chosen: Sequence[int]) -> Values:
+        """Those for some of the batches."""
+        before = [self.before[index] for index in chosen] if self.before else []
+        return Values([self.outputs[index] for index in chosen], before)
+
+    def compared(self, other: Values) -> list[OutputCheck]:
+        """How far the values of another model are from these."""
+        checks = list(compare_outputs(joined(self.outputs), joined(other.outputs)))
+        if self.before and other.before:
+            checks += compare_outputs(joined(self.before), joined(other.before))
+        return checks
 
 
 class Verifier:
@@ -79,16 +107,27 @@ class Verifier:
         self.tolerance = TOLERANCES[self.dtype]
         self.specs = input_specs(graph or live.read(model))
         self.given = data is not None
-        self.sensitivity: float | None = None
         self.draws = list(draws_for(self.specs))
         if self.given:
-            self.batches = user_batches(self.specs, data)
-            self.expected = self.run(model, self.batches)
+            batches = user_batches(self.specs, data)
+            self.take(batches, self.run(model, batches).outputs)
         else:
-            self.batches, self.expected = self.choose()
-        self.before = self.values_before_activations()
+            self.take(*self.choose())
         if proof:
             self.require_proof()
+
+    def take(self, batches: list[Batch], outputs: list[Outputs]) -> None:
+        """Compares on these batches, for which the original gives these outputs.
+
+        If one is saturated or proves nothing, what goes into its activation is looked at too.
+        """
+        self.batches = batches
+        self.sensitivity: float | None = None
+        whole = joined(outputs)
+        saturated = any(is_saturated(values) for values in whole.values())
+        looks = saturated or not self.proven(whole)
+        before = self.values_before(self.model, batches) if looks else []
+        self.expected = Values(outputs, before)
 
     def compare(self, rewritten: Any) -> Verification:
         """How far a rewritten model is from the original.
@@ -99,19 +138,11 @@ class Verifier:
         Returns:
             The comparison; it may have failed.
         """
-        verification = self.judge(self.checks(rewritten, self.batches))
+        actual = self.run(rewritten, self.batches, before=bool(self.expected.before))
+        verification = self.judge(self.expected.compared(actual))
         if not verification.passed and self.is_drowned(verification) and self.draw_again():
             return self.compare(rewritten)
         return verification
-
-    def checks(self, model: Any, batches: Sequence[Batch]) -> list[OutputCheck]:
-        """How far each output of a model is from the original's on the inputs chosen."""
-        checks = list(compare_outputs(self.expected, self.run(model, batches)))
-        if self.before:
-            probe = before_activations(model)
-            if probe is not None:
-                checks += compare_outputs(self.before, self.run(probe, batches))
-        return checks
 
     def judge(self, checks: Sequence[OutputCheck]) -> Verification:
         """Comparisons of outputs with the tolerance that they must keep to."""
@@ -128,11 +159,40 @@ class Verifier:
     def widened(self) -> float:
         """The tolerance with regard to the network's own sensitivity to rounding."""
         if self.sensitivity is None:
-            batches = nudged(self.batches, self.dtype, SEED)
-            errors = [check.error for check in self.checks(self.model, batches)]
-            self.sensitivity = max((e for e in errors if np.isfinite(e)), default=0.0)
+            self.sensitivity = self.measured_sensitivity()
         rounding = SENSITIVITY_FACTOR * self.sensitivity
         return min(max(self.tolerance, rounding), LIMITS[self.dtype])
+
+    def measured_sensitivity(self) -> float:
+        """How far moving each input by one unit of rounding moves the outputs.
+
+        Of large samples one batch is run. It is 0 where the outputs differ from run to run,
+        of which rounding is not the cause.
+        """
+        chosen = cheapest(self.batches)
+        if not self.is_steady() and not self.repeats(chosen):
+            return 0.0
+        moved = nudged([self.batches[index] for index in chosen], self.dtype, SEED)
+        errors = [check.error for check in self.again(chosen, moved)]
+        return max((error for error in errors if np.isfinite(error)), default=0.0)
+
+    def is_steady(self) -> bool:
+        """Whether samples that were run twice, among others and alone, gave the same."""
+        first = self.batches[0]
+        for batch, outputs in zip(self.batches[1:], self.expected.outputs[1:], strict=True):
+            count = len(batch[0])
+            pairs = zip(batch, first, strict=True)
+            if all(np.array_equal(one, other[:count]) for one, other in pairs):
+                among = {key: y[:count] for key, y in self.expected.outputs[0].items()}
+                return self.agree(compare_outputs(among, outputs))
+        return False
+
+    def again(self, chosen: Sequence[int], batches: Sequence[Batch]) -> list[OutputCheck]:
+        """How far the original's values on batches are from those on the chosen ones."""
+        expected = self.expected.of(chosen)
+        return expected.compared(
+            self.run(self.model, batches, before=bool(expected.before))
+        )
 
     def is_drowned(self, verification: Verification) -> bool:
         """Whether rounding alone may explain a difference, which then shows nothing."""
@@ -144,50 +204,53 @@ class Verifier:
 
         The network may amplify rounding less there: images of one that it is made for.
         """
-        words = vocabulary(self.model)
         while self.draws:
-            batches = random_batches(self.specs, self.draws.pop(0), SEED, words)
-            self.batches = self.running(batches)
-            self.expected = self.run(self.model, self.batches)
-            self.before = self.values_before_activations()
-            self.sensitivity = None
+            self.take(*self.drawn())
             if self.shows_something():
                 return True
         return False
 
-    def repeats(self) -> bool:
-        """Whether the original gives the same outputs when it is run again."""
-        again = compare_outputs(self.expected, self.run(self.model, self.batches))
-        return all(check.error <= self.tolerance for check in again)
+    def repeats(self, chosen: Sequence[int] | None = None) -> bool:
+        """Whether the original gives the same outputs when it is run again.
 
-    def choose(self) -> tuple[list[Batch], Outputs]:
+        Args:
+            chosen: the batches to run; None for all.
+        """
+        indices = range(len(self.batches)) if chosen is None else chosen
+        return self.agree(self.again(indices, [self.batches[index] for index in indices]))
+
+    def agree(self, checks: Iterable[OutputCheck]) -> bool:
+        """Whether values are the same but for rounding."""
+        return all(check.error <= self.tolerance for check in checks)
+
+    def choose(self) -> tuple[list[Batch], list[Outputs]]:
         """The first random inputs on which all outputs prove something, else the best ones."""
-        words = vocabulary(self.model)
         tried = []
         while self.draws:
-            batches = random_batches(self.specs, self.draws.pop(0), SEED, words)
-            batches = self.running(batches)
-            # The first samples show whether outputs vary: large networks are slow to run.
-            count = 1 if len(batches[0][0]) > 1 else 2
-            outputs = self.run(self.model, batches[:count])
-            variation = min(spread(values) for values in outputs.values())
-            tried.append((variation, batches, outputs, count))
-            if self.proven(outputs):
+            batches, outputs = self.drawn()
+            whole = joined(outputs)
+            spreads = [spread(values) for values in whole.values()]
+            variation = min((s for s in spreads if not np.isnan(s)), default=np.inf)
+            tried.append((variation, batches, outputs))
+            if self.proven(whole):
                 break
-        _, batches, outputs, count = max(tried, key=lambda entry: entry[0])
-        if len(batches) > count:
-            # Not the rest alone: a layer that keeps a state goes on from the first samples.
-            outputs = self.run(self.model, batches)
+        _, batches, outputs = max(tried, key=lambda entry: entry[0])
         return batches, outputs
 
-    def running(self, batches: list[Batch]) -> list[Batch]:
-        """The batches on which the original runs: open sizes may be restricted after all.
+    def drawn(self) -> tuple[list[Batch], list[Outputs]]:
+        """The next random inputs, and what the original gives for them.
 
         Raises:
             VerificationError: if it runs on none of them.
         """
-        if not any(None in spec.shape[1:] for spec in self.specs):
-            return batches
+        words = vocabulary(self.model)
+        batches = random_batches(self.specs, self.draws.pop(0), SEED, words)
+        if any(None in spec.shape[1:] for spec in self.specs):
+            batches = self.running(batches)
+        return batches, self.run(self.model, batches).outputs
+
+    def running(self, batches: list[Batch]) -> list[Batch]:
+        """The batches on which the original runs: open sizes may be restricted after all."""
         found, errors = [], []
         for batch in batches:
             try:
@@ -199,15 +262,6 @@ class Verifier:
         if not found:
             raise errors[0]
         return found
-
-    def values_before_activations(self) -> Outputs:
-        """What goes into the activations at the outputs, if an output is saturated."""
-        if self.proven(self.expected) and not any(
-            is_saturated(values) for values in self.expected.values()
-        ):
-            return {}
-        probe = before_activations(self.model)
-        return {} if probe is None else self.run(probe, self.batches)
 
     def proven(self, outputs: Outputs) -> bool:
         """Whether an error would show in each of these outputs."""
@@ -235,14 +289,22 @@ class Verifier:
 
     def self_checks(self) -> list[OutputCheck]:
         """The original's values compared with themselves: their scale and variation."""
-        return [
-            *compare_outputs(self.expected, self.expected),
-            *compare_outputs(self.before, self.before),
-        ]
+        return self.expected.compared(self.expected)
 
-    def run(self, model: Any, batches: Sequence[Batch]) -> Outputs:
-        """The outputs of a model on batches, by name."""
-        return run_model(model, batches, [spec.dtype for spec in self.specs])
+    def run(self, model: Any, batches: Sequence[Batch], *, before: bool = False) -> Values:
+        """The values of a model on batches, those before the last activations on request."""
+        outputs = run_model(model, batches, self.dtypes)
+        return Values(outputs, self.values_before(model, batches) if before else [])
+
+    def values_before(self, model: Any, batches: Sequence[Batch]) -> list[Outputs]:
+        """What goes into the activations at the outputs of a model; empty if there are none."""
+        probe = before_activations(model)
+        return [] if probe is None else run_model(probe, batches, self.dtypes)
+
+    @property
+    def dtypes(self) -> list[str]:
+        """The dtypes of the inputs."""
+        return [spec.dtype for spec in self.specs]
 
 
 def find_culprit(count: int, fails: Callable[[int], bool]) -> int:
