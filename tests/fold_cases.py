@@ -170,7 +170,9 @@ def fold(model, tally):
 def runs(model):
     """Whether Keras runs a model at all; on CPU some operations lack half precision."""
     try:
-        outputs(model, [_input(tensor, np.random.default_rng(0)) for tensor in model.inputs])
+        outputs(
+            model, [_input(tensor, np.random.default_rng(0)) for tensor in model.inputs]
+        )
     except Exception:  # noqa: BLE001  each backend has errors of its own
         return False
     return True

@@ -530,6 +530,9 @@ def test_options_that_do_nothing_are_refused(run_cli, tmp_path):
     path = tmp_path / "model.keras"
     code, _, err = run_cli("fold", path, "--dry-run", "--benchmark")
     assert (code, "no model whose inference could be timed" in err) == (2, True)
+    code, _, err = run_cli("fold", path, "--dry-run", "-o", "folded.keras")
+    assert code == 2
+    assert "A dry run writes nothing." in err
     code, _, err = run_cli("fold", path, "--dry-run", "--batch-size", "0")
     assert (code, "--batch-size cannot be 0" in err) == (2, True)
 

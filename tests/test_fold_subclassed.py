@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bnscope
-from bnscope.errors import UnsupportedModelError, VerificationError
+from bnscope.errors import UnsupportedModelError
 
 layers = keras.layers
 BN = layers.BatchNormalization
@@ -488,7 +488,8 @@ def test_a_call_that_keeps_a_state_is_not_folded_in_silence(randomized):
     model = Counting()
     model.build((None, 4))
     model(np.ones((1, 4), np.float32))
-    with pytest.raises(VerificationError, match="differs by"):
+    name = model.count.name
+    with pytest.raises(UnsupportedModelError, match=f'its `call` changes "{name}"'):
         bnscope.fold(randomized(model))
 
 
@@ -541,3 +542,67 @@ def test_a_backbone_inside_a_model_is_folded(folded):
     head = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(x))
     result = folded(keras.Model(inputs, head), (8, 8, 3))
     assert [v.into for v in result.verdicts] == ["backbone/stem/conv", "backbone/conv"]
+
+
+def by_batch_size(size):
+    def call(m, x, t):
+        y = m.norm(m.dense(x), training=t)
+        return keras.ops.tanh(y) if x.shape[0] == size else y
+
+    return call
+
+
+@pytest.mark.parametrize("size", [1, 3, 32])
+def test_a_call_that_depends_on_the_size_of_the_batch_is_refused(size, randomized):
+    model = randomized(subclass(by_batch_size(size)))
+    with pytest.raises(
+        UnsupportedModelError, match=f"something else with batches of {size}"
+    ):
+        bnscope.fold(model)
+
+
+LOOKS = [bool, float, int, np.asarray, lambda x: next(iter(x)) is None]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=["bool", "float", "int", "numpy", "iter"])
+def test_a_look_at_values_is_seen_though_the_call_catches_the_error(look, randomized):
+    def call(m, x, t):
+        y = m.norm(m.dense(x), training=t)
+        try:
+            large = look(keras.ops.sum(x) > 1e6)
+        except (TypeError, ValueError, NotImplementedError):
+            large = False
+        return keras.ops.tanh(y) if large else y
+
+    with pytest.raises(UnsupportedModelError, match="decides by the values of a tensor"):
+        bnscope.fold(randomized(subclass(call)))
+
+
+def test_a_call_with_a_counter_is_refused_by_the_name_of_the_counter(randomized):
+    def call(m, x, t):
+        m.count = getattr(m, "count", 0) + 1
+        return m.norm(m.dense(x), training=t) * (2.0 if m.count > 50 else 1.0)
+
+    model = randomized(subclass(call))
+    count = model.count
+    with pytest.raises(UnsupportedModelError, match='changes "count", on which later'):
+        bnscope.fold(model)
+    assert model.count == count
+
+
+def test_what_following_a_call_fixes_is_said(randomized):
+    result = bnscope.fold(randomized(built(Net(), (8, 8, 3))))
+    followed, taken = result.notes
+    assert 'of "net' in followed
+    assert "the size of a batch among them, is fixed" in followed
+    assert taken == (
+        "The new model takes samples of shape (8, 8, 3), as the original was built."
+    )
+    assert result.to_dict()["notes"] == [followed, taken]
+    assert " ".join(taken.split()) in " ".join(str(result).split())
+    assert result.informative
+
+
+def test_a_model_that_is_not_opened_has_no_notes(randomized):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), BN()])
+    assert bnscope.fold(randomized(model)).notes == ()

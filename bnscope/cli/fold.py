@@ -125,6 +125,10 @@ def _dry_run(options: argparse.Namespace) -> int:
     from bnscope.folding.text import report_sections
     from bnscope.graph import archive
 
+    if options.output:
+        raise BnscopeError(
+            "A dry run writes nothing.", "Leave out -o, or pass it instead of --dry-run."
+        )
     if options.benchmark:
         raise BnscopeError(
             "A dry run makes no model whose inference could be timed.",

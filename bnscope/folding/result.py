@@ -32,6 +32,7 @@ class FoldResult:
         verification: the comparison with the original.
         report: what folding saved, and what it changed in the ranges of weights.
         original: gives the original model, to be timed beside the new one.
+        fixed: what following a `call` has fixed in the new model, in sentences.
     """
 
     model: Any = field(repr=False)
@@ -39,6 +40,7 @@ class FoldResult:
     verification: Verification
     report: Report = field(repr=False)
     original: Callable[[], Any] = field(repr=False)
+    fixed: tuple[str, ...] = ()
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -68,8 +70,8 @@ class FoldResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the verification could not show, in sentences."""
-        return self.verification.notes
+        """What the new model cannot do, and what the verification could not show."""
+        return (*self.fixed, *self.verification.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """The result for JSON, without the model."""
@@ -203,6 +205,7 @@ def fold(
         rewritten.verification,
         replace(report, compile_state=_compile_state(model_or_path, graph)),
         partial(_model, model_or_path, custom_objects),
+        rewritten.notes,
     )
 
 

@@ -22,13 +22,8 @@ from bnscope.graph.build import (
     holds_batch_norm,
 )
 from bnscope.graph.model import Graph, Shape, Training, Variable
-from bnscope.graph.tracing import (
-    Arguments,
-    Trace,
-    Tracer,
-    UntraceableError,
-    is_followed,
-)
+from bnscope.graph.sandbox import UntraceableError
+from bnscope.graph.tracing import Arguments, Trace, Tracer, is_followed
 
 _SUBCLASSED = (
     "a subclassed model: which layer feeds which is written in its `call` only; its layers "

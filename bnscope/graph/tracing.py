@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from bnscope.errors import first_line
+from bnscope.graph.sandbox import (
+    UntraceableError,
+    as_before,
+    changes,
+    noted_looks,
+    plain_attributes,
+    sandbox,
+)
 
-
-class UntraceableError(Exception):
-    """Why a call could not be followed."""
+# One sample alone is often special, and so are the sizes of whole batches.
+_BATCH_SIZES = (1, 3, 32)
+_LOOKS = "its `call` decides by the values of a tensor"
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Trace:
         nodes: Keras's nodes, in the order in which they were made.
         training: for each node the `training=` value that always holds there; None where it
             follows the caller's.
+        changes: names of variables and attributes that the call gave another value.
     """
 
     arguments: Arguments
@@ -63,6 +70,7 @@ class Trace:
     outputs: list[Any]
     nodes: list[Any]
     training: list[bool | None] = field(default_factory=list)
+    changes: tuple[str, ...] = ()
 
 
 class Tracer:
@@ -125,10 +133,37 @@ class Tracer:
         training = [_agreed(training=one, inference=other) for one, other in modes]
         return replace(runs[1], training=training)
 
-    def _run(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
-        with _as_before(self.layers), _sandbox(layer, training=training):
+    def check_batch_sizes(self, layer: Any, trace: Trace) -> None:
+        """Calls a layer on batches of several fixed sizes, where a trace left that open.
+
+        Raises:
+            UntraceableError: if it then does something else.
+        """
+        outline = _outline(trace, self.known)
+        for size in _BATCH_SIZES:
+            args, kwargs = trace.arguments.filled(partial(_with_batch, size=size))
             try:
-                return self._record(layer, call, training=training)
+                other = self._run(layer, Arguments(tuple(args), kwargs), training=False)
+            except UntraceableError:
+                continue  # nor would the original run
+            if _outline(other, self.known) != outline:
+                raise UntraceableError(
+                    f"its `call` does something else with batches of {size}"
+                )
+
+    def _run(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
+        looks: list[str] = []
+        with (
+            as_before(self.layers),
+            sandbox(layer, training=training) as scope,
+            noted_looks(looks),
+        ):
+            before = plain_attributes(layer)
+            try:
+                trace = self._record(layer, call, training=training)
+                if looks:  # and the `call` caught the error
+                    raise UntraceableError(_LOOKS)
+                return replace(trace, changes=changes(layer, before, scope))
             except UntraceableError as error:
                 # Keras adds lines to what is raised within a call.
                 raise UntraceableError(_own_line(error)) from error
@@ -181,9 +216,18 @@ def overrides_call(model: Any) -> bool:
     return not owner.__module__.startswith("keras.")
 
 
+def _with_batch(tensor: Any, size: int) -> Any:
+    import keras
+
+    shape = tensor.shape
+    if shape and shape[0] is None:
+        shape = (size, *shape[1:])
+    return keras.KerasTensor(shape, tensor.dtype, name=tensor.name)
+
+
 def _reason(error: Exception) -> str:
     if "KerasTensor" in str(error) and "boolean" in str(error):
-        return "its `call` decides by the values of a tensor"
+        return _LOOKS
     return f"a symbolic call fails ({type(error).__name__}: {first_line(error)})"
 
 
@@ -370,90 +414,3 @@ def _outline(trace: Trace, known: set[int]) -> list[Any]:
         for node in trace.nodes
     ]
     return [*outline, [numbers.get(id(tensor)) for tensor in trace.outputs]]
-
-
-@contextmanager
-def _as_before(layers: Sequence[Any]) -> Iterator[None]:
-    """Puts back the attributes of layers, and what lists, dictionaries and sets held."""
-    saved = [(layer, dict(vars(layer)), _contents(layer)) for layer in layers]
-    try:
-        for layer in layers:
-            vars(layer)["add_loss"] = _ignore  # takes no symbolic tensors
-            if not layer.built and (_has_build(layer) or layer._layers):  # noqa: SLF001
-                vars(layer)["build"] = _refuse_to_build
-        yield
-    finally:
-        for layer, attributes, contents in saved:
-            now = vars(layer)
-            for name in set(now) - set(attributes):
-                del now[name]
-            now.update(attributes)
-            for value, copy in contents:
-                _restore(value, copy)
-
-
-def _contents(layer: Any) -> list[tuple[Any, Any]]:
-    pairs: list[tuple[Any, Any]] = []
-    for value in vars(layer).values():
-        kind = next((kind for kind in (list, dict, set) if isinstance(value, kind)), None)
-        if kind is not None:
-            pairs.append((value, kind(value)))
-    return pairs
-
-
-def _restore(value: Any, copy: Any) -> None:
-    # Past the methods of Keras's own containers, which would track what is put back.
-    if isinstance(value, list):
-        if len(value) != len(copy) or any(
-            a is not b for a, b in zip(value, copy, strict=True)
-        ):
-            list.__setitem__(value, slice(None), copy)
-            storage = getattr(value, "_storage", None)  # of TensorFlow's wrapper
-            if isinstance(storage, list):
-                storage[:] = copy
-    elif isinstance(value, dict):
-        if list(value.items()) != list(copy.items()):
-            dict.clear(value)
-            dict.update(value, copy)
-    elif len(value) != len(copy):
-        set.clear(value)
-        set.update(value, copy)
-
-
-def _has_build(layer: Any) -> bool:
-    return not getattr(layer.build, "_is_default", False)
-
-
-def _refuse_to_build(*args: Any, **kwargs: Any) -> None:
-    del args, kwargs
-    raise UntraceableError("one of its layers is not built; call it on data once")
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    del args, kwargs
-
-
-@contextmanager
-def _sandbox(layer: Any, *, training: bool) -> Iterator[None]:
-    """Where a call changes no variable, no count of names, and no other call's context."""
-    import keras
-    from keras.src.backend.common import global_state
-    from keras.src.layers.layer import CallContext
-
-    context = CallContext(entry_layer=layer)
-    context.training = training
-    own = {"object_name_uids": defaultdict(int), "current_call_ctx": context}
-    saved = {name: global_state.get_global_attribute(name) for name in own}
-    with ExitStack() as stack:
-        stack.callback(
-            lambda: [global_state.set_global_attribute(*item) for item in saved.items()]
-        )
-        for name, value in own.items():
-            global_state.set_global_attribute(name, value)
-        stack.enter_context(warnings.catch_warnings(action="ignore"))
-        stack.enter_context(keras.StatelessScope())
-        if keras.backend.backend() == "tensorflow":
-            from bnscope.graph import tensorflow_functions
-
-            stack.enter_context(tensorflow_functions.followed())
-        yield

@@ -58,7 +58,13 @@ class Rebuilt:
     changed: frozenset[int]
 
 
-def apply_edits(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> Any:
+def apply_edits(
+    model: Any,
+    edits: Iterable[Edit],
+    *,
+    opened: bool = False,
+    notes: list[str] | None = None,
+) -> Any:
     """A new model with the edits made.
 
     Args:
@@ -67,6 +73,7 @@ def apply_edits(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> A
         edits: what to change, by the paths of `bnscope.graph.live`.
         opened: whether subclassed models, and custom layers with something to change inside,
             may become Functional ones.
+        notes: gets sentences about what was lost or fixed by that.
 
     Returns:
         The new model, not compiled.
@@ -74,7 +81,10 @@ def apply_edits(model: Any, edits: Iterable[Edit], *, opened: bool = False) -> A
     Raises:
         UnsupportedModelError: if the model is not built, or cannot be made again.
     """
-    return _made_again(model, edits, opened=opened)[0]
+    made, builder = _made_again(model, edits, opened=opened)
+    if notes is not None:
+        notes += builder.notes()
+    return made
 
 
 def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
@@ -119,6 +129,10 @@ class Builder:
         self.seen: set[int] = set()
         self.variables: dict[int, Any] = {}
         self.edited: list[tuple[Any, Any]] = []
+
+    def notes(self) -> list[str]:
+        """What the new model lacks that the old one has, in sentences."""
+        return []
 
     def layer(self, old: Any) -> Any:
         """The new layer, model or operation for an old one."""

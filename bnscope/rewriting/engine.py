@@ -17,10 +17,17 @@ from bnscope.rewriting.verify import Verifier, find_culprit
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A new model, and the proof that it computes what the original computes."""
+    """A new model, and the proof that it computes what the original computes.
+
+    Args:
+        model: the new model.
+        verification: the comparison with the original.
+        notes: what making it again has fixed, in sentences.
+    """
 
     model: Any
     verification: Verification
+    notes: tuple[str, ...] = ()
 
 
 def rewrite(
@@ -51,7 +58,8 @@ def rewrite(
         BnscopeError: if the data do not fit the model.
     """
     apply = partial(apply_edits, model, opened=opened)
-    rewritten = apply(_edits(steps))
+    notes: list[str] = []
+    rewritten = apply(_edits(steps), notes=notes)
     verifier = Verifier(model, verify_data, graph)
     try:
         verification = verifier.compare(rewritten)
@@ -62,7 +70,7 @@ def rewrite(
         ) from error
     if not verification.passed:
         raise failure(apply, steps, verifier, verification)
-    return Rewritten(rewritten, verification)
+    return Rewritten(rewritten, verification, tuple(notes))
 
 
 def failure(
@@ -92,8 +100,9 @@ def failure(
     what = verification.difference
     if not steps or fails(0):
         return VerificationError(
-            f"{what}: the model cannot be made again from its configuration.",
-            "A layer holds something that its get_config() leaves out. Nothing was written.",
+            f"{what}: the model cannot be made again.",
+            "A layer holds something that its get_config() leaves out, or a `call` does not do "
+            "the same each time. Nothing was written.",
         )
     culprit = steps[find_culprit(len(steps), fails)]
     return VerificationError(

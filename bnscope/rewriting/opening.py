@@ -13,11 +13,11 @@ from itertools import count
 from typing import Any
 
 from bnscope.errors import UnsupportedModelError
+from bnscope.graph.sandbox import UntraceableError
 from bnscope.graph.tracing import (
     Arguments,
     Trace,
     Tracer,
-    UntraceableError,
     is_followed,
     mask_of,
     symbolic_tensors,
@@ -44,6 +44,23 @@ class OpeningBuilder(Builder):
         self.tracer = Tracer(model)
         self.training: dict[int, bool | None] = {}
         self.opening: dict[int, bool] = {}
+        self.followed: list[Any] = []
+
+    def notes(self) -> list[str]:
+        """What following a `call` once has fixed, in sentences."""
+        if not self.followed:
+            return []
+        first, *others = self.followed
+        more = f" and of {len(others)} more" if others else ""
+        followed = (
+            f'The `call` of "{first.name}"{more} was followed once: what it decides by Python '
+            "values, the size of a batch among them, is fixed."
+        )
+        if first is not self.model:
+            return [followed]
+        shapes = " and ".join(str(x.shape[1:]) for x in self.made[id(first)].inputs)
+        taken = f"The new model takes samples of shape {shapes}, as the original was built."
+        return [followed, taken]
 
     def make(self, old: Any) -> Any:
         """The model itself; what it calls is opened where it is called."""
@@ -91,11 +108,17 @@ class OpeningBuilder(Builder):
 
         try:
             trace = self.tracer.trace(layer, [call])
+            if trace.changes:
+                raise UntraceableError(
+                    f'its `call` changes "{trace.changes[0]}", on which later calls may depend'
+                )
+            self.tracer.check_batch_sizes(layer, trace)
         except UntraceableError as error:
             raise UnsupportedModelError(
                 f'"{layer.name}" cannot be made again with changes: {error}.',
                 "Build it with keras.Sequential or the functional API.",
             ) from error
+        self.followed.append(layer)
         new = {
             id(old): keras.Input(batch_shape=old.shape, dtype=old.dtype, name=old.name)
             for old in trace.inputs
