@@ -186,11 +186,14 @@ def graph(model: Any, image: Any) -> Run:
 
 
 def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round, all in turn, behind two rounds to get warm."""
+    """Seconds of each run in each round, all in turn, behind two rounds to get warm.
+
+    Each round goes the other way round, so that none always runs behind the same one.
+    """
     times: dict[str, list[float]] = {key: [] for key in runs}
     for index in range(rounds + 2):
-        for key, run in runs.items():
-            seconds = timed(run)[0]
+        for key in list(runs)[:: 1 if index % 2 else -1]:
+            seconds = timed(runs[key])[0]
             if index >= 2:
                 times[key].append(seconds)
     return times

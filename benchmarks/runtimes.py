@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bnscope.exporting.constants import written_out
+
 Run = Callable[[], Any]
 THREADS = 2
 # BN is written as one of these where it is not folded; a network has some of its own.
@@ -30,8 +32,11 @@ def onnx_runtime(model: Any, image: Any, folder: Path) -> tuple[Run, str]:
     """
     onnx, onnxruntime = import_module("onnx"), import_module("onnxruntime")
     path, optimized = folder / "model.onnx", folder / "optimized.onnx"
-    model.export(path, format="onnx", verbose=False)
+    with written_out(model):
+        model.export(path, format="onnx", verbose=False)
     options = onnxruntime.SessionOptions()
+    # Threads that wait for work by spinning take the time of what runs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     options.intra_op_num_threads = THREADS
     options.optimized_model_filepath = str(optimized)

@@ -488,13 +488,45 @@ def test_an_artifact_that_does_not_load_is_not_written(folded, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+class Shift(layers.Layer):
+    """Holds a constant as a tensor."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.shift = keras.ops.convert_to_tensor(np.array([1.0, 2.0, 3.0], "float32"))
+
+    def call(self, inputs):
+        return inputs + self.shift
+
+
 def test_constants_that_became_inputs_are_named(tmp_path):
     inputs = keras.Input((4, 4, 3))
-    scaled = layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 4.0, 9.0])(inputs)
-    model = keras.Model(inputs, layers.Conv2D(2, 3)(scaled))
-    with pytest.raises(
-        UnsupportedModelError, match=r"made inputs of constants: .*normaliz"
-    ):
+    model = keras.Model(inputs, layers.Conv2D(2, 3)(Shift()(inputs)))
+    with pytest.raises(UnsupportedModelError, match="made inputs of constants: "):
         export(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
-    assert export(model, tmp_path / "model.tflite").verification.passed
+
+
+def adapted():
+    layer = layers.Normalization()
+    layer.adapt(np.random.default_rng(1).normal(3.0, 2.0, (50, 4, 4, 3)))
+    return layer
+
+
+@each_format
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 4.0, 9.0]),
+        adapted,
+        lambda: layers.Normalization(mean=2.0, variance=4.0, invert=True),
+    ],
+    ids=["given", "adapted", "inverted"],
+)
+def test_a_normalization_is_exported_with_its_constants(make, name, tmp_path):
+    inputs = keras.Input((4, 4, 3))
+    inner = keras.Sequential([keras.Input((4, 4, 3)), make()])
+    model = keras.Model(inputs, layers.Conv2D(2, 3)(inner(inputs)))
+    held = inner.layers[-1].mean
+    assert export(model, tmp_path / name).verification.passed
+    assert inner.layers[-1].mean is held

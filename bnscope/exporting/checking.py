@@ -123,8 +123,8 @@ def _input_names(
         extra = [name for name in runtime.inputs if name not in given_names]
         raise UnsupportedModelError(
             f"The converter made inputs of constants: {', '.join(extra[:3]) or 'unknown'}.",
-            "Nothing was written. A Normalization layer does that in ONNX: write it as a "
-            "Rescaling.",
+            "Nothing was written. A layer holds a tensor as an attribute: make it a numpy "
+            "array, or a weight.",
         )
     fitting = (names for names in candidates if set(names) == set(runtime.inputs))
     return next(fitting, runtime.inputs)

@@ -19,6 +19,7 @@ from bnscope.errors import (
     first_line,
 )
 from bnscope.exporting.checking import Runtime, compare
+from bnscope.exporting.constants import written_out
 from bnscope.exporting.formats import Format, check_installed, check_target, find_format
 from bnscope.exporting.placing import move_into_place
 from bnscope.exporting.quiet import quietly
@@ -165,7 +166,7 @@ def _without_augmentation(model: Any) -> Any:
 
 def _convert(model: Any, path: Path, format_: Format) -> None:
     try:
-        with quietly():
+        with quietly(), written_out(model):
             model.export(str(path), format=format_.name, verbose=False)
     except OSError:
         raise
