@@ -137,9 +137,11 @@ def time_inference(name: str, size: int, rounds: int) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for key in ("original", "folded"):
+            own = Path(folder) / key  # what is loaded may stay mapped to its file
+            own.mkdir()
             for title, make in (("ONNX Runtime", onnx_runtime), ("LiteRT", litert)):
                 line = f"{title}, {key}"
-                runs[line], left[line] = make(models[key], image, Path(folder))
+                runs[line], left[line] = make(models[key], image, own)
         print(f"\n{name}, {size} x {size}, {len(batch_norms(original))} BN")
         report(interleaved(runs, rounds), left)
 

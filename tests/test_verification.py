@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pytest
 
 import bnscope
+from bnscope.errors import VerificationError
 from bnscope.graph import live
 from bnscope.rewriting.inputs import DRAWS, draws_for, input_specs, random_batches
 from bnscope.rewriting.running import joined
@@ -133,3 +135,12 @@ def test_what_goes_into_a_saturated_activation_is_compared_too(randomized):
     wrong.get_layer("head").kernel.assign(1.001 * head.kernel)
     assert not verifier.compare(wrong).passed
     assert verifier.compare(model).passed
+
+
+def test_a_fold_is_not_blamed_for_what_rounding_does(randomized):
+    x = keras.Input((4,))
+    y = layers.BatchNormalization()(layers.Dense(3)(x))
+    model = randomized(keras.Model(x, keras.ops.sin(1e6 * y)))
+    with pytest.raises(VerificationError, match="rounding its inputs alone moves") as error:
+        bnscope.fold(model, verify_data=np.random.default_rng(1).normal(size=(5, 4)))
+    assert "fold of" not in str(error.value)

@@ -93,6 +93,13 @@ def failure(
             "verified.",
             "Make it deterministic at inference.",
         )
+    if verifier.is_drowned(verification):
+        return VerificationError(
+            f"{verification.difference}; rounding its inputs alone moves the original's by "
+            f"{verifier.sensitivity:.2g}, so nothing can be verified.",
+            "Pass samples such as the network is made for (verify_data, --data). Nothing was "
+            "returned or written.",
+        )
 
     def fails(count: int) -> bool:
         return not verifier.compare(apply(_edits(steps[:count]))).passed
