@@ -109,14 +109,32 @@ FOLDED = [
 ]
 # Max pooling lies before one BN of ResNet50V2, whose scales are negative in part.
 REASONS = {"no-linear-neighbour", "negative-scale"}
+# In float32, one unit of rounding in the images alone moves their outputs by up to 1e-4.
+DEEP = {"ResNet101", "ResNet152"}
+
+
+@pytest.fixture
+def precise():
+    """Lets models be made in float64."""
+    before = keras.config.dtype_policy(), keras.config.floatx()
+
+    def begin():
+        keras.config.set_dtype_policy("float64")
+        keras.config.set_floatx("float64")
+
+    yield begin
+    keras.config.set_dtype_policy(before[0])
+    keras.config.set_floatx(before[1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "count", "left"), FOLDED)
-def test_an_application_is_folded_and_computes_the_same(name, size, count, left):
+def test_an_application_is_folded_and_computes_the_same(name, size, count, left, precise):
     from fitted import application, batch_norms, pictures
 
     keras.utils.clear_session()
+    if name in DEEP:
+        precise()
     model = application(name, size)
     assert len(batch_norms(model)) == count
     images = pictures(model, 8)[:4]  # those that the statistics fit
@@ -128,4 +146,5 @@ def test_an_application_is_folded_and_computes_the_same(name, size, count, left)
     scale = np.abs(expected).max()
     assert np.isfinite(expected).all()
     assert np.ptp(expected, axis=0).max() > 0.01 * scale
-    assert np.abs(found - expected).max() <= 5e-5 * scale
+    allowed = 1e-11 if name in DEEP else 5e-5
+    assert np.abs(found - expected).max() <= allowed * scale
