@@ -561,6 +561,27 @@ def test_a_call_that_depends_on_the_size_of_the_batch_is_refused(size, randomize
         bnscope.fold(model)
 
 
+CONDITIONS = {
+    "another constant": lambda y, n: y * (2.0 if n == SIZE else 1.0),
+    "another axis": lambda y, n: keras.ops.flip(y, axis=0 if n == SIZE else 1),
+    "a look at values": lambda y, n: y * 2 if n == SIZE and keras.ops.sum(y) > 0 else y,
+}
+SIZE = 32
+
+
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+def test_what_depends_on_the_batch_size_without_another_layer_is_refused_too(
+    condition, randomized
+):
+    def call(m, x, t):
+        return condition(m.norm(m.dense(x), training=t), x.shape[0])
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"with batches of 32|looks at the values"
+    ):
+        bnscope.fold(randomized(subclass(call)))
+
+
 LOOKS = [bool, float, int, np.asarray, lambda x: next(iter(x)) is None]
 
 
@@ -574,7 +595,7 @@ def test_a_look_at_values_is_seen_though_the_call_catches_the_error(look, random
             large = False
         return keras.ops.tanh(y) if large else y
 
-    with pytest.raises(UnsupportedModelError, match="decides by the values of a tensor"):
+    with pytest.raises(UnsupportedModelError, match="looks at the values of a tensor"):
         bnscope.fold(randomized(subclass(call)))
 
 

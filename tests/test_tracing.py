@@ -274,7 +274,9 @@ def fails(self, x):
 
 
 # JAX does not even build such a model.
-_NUMPY = "a symbolic call fails (ValueError" if ON_TENSORFLOW else "Keras does not know"
+_NUMPY = (
+    "its `call` looks at the values of a tensor" if ON_TENSORFLOW else "Keras does not know"
+)
 OPAQUE = [
     (decides_by_values, "Keras does not know its input shape"),
     (decides_by_training, "its `call` does not always call the same layers"),

@@ -317,10 +317,13 @@ class _Planner:
         path = take.call.layer.path
         own = self.composed.get(path) or _values(take.call.layer, take.values.scale.size)
         scale, shift = take.values
-        if direction == "beside":
-            self.composed[path] = ScaleShift(own.scale + scale, own.shift + shift)
-        else:
-            self.composed[path] = ScaleShift(own.scale * scale, own.shift * scale + shift)
+        with np.errstate(over="ignore", invalid="ignore"):  # which verification sees
+            if direction == "beside":
+                self.composed[path] = ScaleShift(own.scale + scale, own.shift + shift)
+            else:
+                self.composed[path] = ScaleShift(
+                    own.scale * scale, own.shift * scale + shift
+                )
 
 
 def _sound(walk: Callable[[], Way | Refusal]) -> Way | Refusal:

@@ -21,6 +21,8 @@ from bnscope.graph import kinds
 from bnscope.graph.model import Call, Graph, Layer, Tensor
 
 Check = Callable[[Call], Refusal | None]
+# What a visit takes, in steps of `Graph.spend`: arrays are compared and handed on.
+_COST = 20
 # So many consumers are named in a reason.
 _MOST_NAMES = 8
 # What only some statistics forbid; told if nothing in the structure forbids the fold anyway.
@@ -129,6 +131,7 @@ class _Back:
 
     def settle(self, tensor: Tensor, asked: dict[int, Affine]) -> Refusal | None:
         """Does to a tensor what all its users ask for."""
+        self.graph.spend(_COST)
         call = self.graph.producer(tensor)
         if call is None:
             return Refusal(
@@ -210,6 +213,7 @@ class _Ahead:
 
     def settle(self, call: Call) -> Refusal | None:
         """Lets a call take up or hand on what is to be done to its inputs."""
+        self.graph.spend(_COST)
         given: dict[int, Affine] = {}
         for tensor in call.inputs:
             if tensor.index in self.given:

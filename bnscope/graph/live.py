@@ -23,7 +23,8 @@ from bnscope.graph.build import (
 )
 from bnscope.graph.model import Graph, Shape, Training, Variable
 from bnscope.graph.sandbox import UntraceableError
-from bnscope.graph.tracing import Arguments, Trace, Tracer, is_followed
+from bnscope.graph.traces import Arguments, Trace
+from bnscope.graph.tracing import Tracer, is_followed
 
 _SUBCLASSED = (
     "a subclassed model: which layer feeds which is written in its `call` only; its layers "

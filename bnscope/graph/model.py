@@ -267,7 +267,12 @@ class Graph:
     def _opaque(self) -> Mapping[str, NotAnalysed]:
         return {part.layer: part for part in reversed(self.not_analysed)}
 
-    def _spend(self, steps: int) -> None:
+    def spend(self, steps: int) -> None:
+        """Counts steps through the graph of a file, which may be made to take too many.
+
+        Raises:
+            UnreadableModelError: if none are left.
+        """
         if self.steps is not None:
             self.steps.spend(steps)
 
@@ -281,13 +286,13 @@ class Graph:
 
     def producer(self, tensor: Tensor) -> Call | None:
         """The call that makes a tensor; None for an input of the model."""
-        self._spend(1)
+        self.spend(1)
         return None if tensor.producer is None else self.calls[tensor.producer]
 
     def consumers(self, tensor: Tensor) -> tuple[Call, ...]:
         """The calls that take a tensor, each once, in topological order."""
         found = self._consumers[tensor.index]
-        self._spend(len(found) + 1)
+        self.spend(len(found) + 1)
         return found
 
     def is_output(self, tensor: Tensor) -> bool:
@@ -297,7 +302,7 @@ class Graph:
     def calls_of(self, layer: Layer) -> tuple[Call, ...]:
         """The calls of a layer; empty for a layer inside another one."""
         found = self._calls_by_path.get(layer.path, ())
-        self._spend(len(found) + 1)
+        self.spend(len(found) + 1)
         return found
 
     def holder(self, layer: Layer) -> Layer | None:

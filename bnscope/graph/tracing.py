@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,53 +24,21 @@ from bnscope.graph.sandbox import (
     plain_attributes,
     sandbox,
 )
+from bnscope.graph.traces import (
+    Arguments,
+    Trace,
+    agreed,
+    constants,
+    mapped,
+    modes,
+    nodes_before,
+    outline,
+    symbolic_tensors,
+)
 
 # One sample alone is often special, and so are the sizes of whole batches.
 _BATCH_SIZES = (1, 3, 32)
-_LOOKS = "its `call` decides by the values of a tensor"
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What a layer is called with; symbolic tensors among the values."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def filled(
-        self, function: Callable[[Any], Any]
-    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """The arguments with a function of each symbolic tensor in its place, in order."""
-        args = [_map(value, function) for value in self.args]
-        return args, {
-            name: _map(value, function)
-            for name, value in self.kwargs.items()
-            if name != "training"
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """One symbolic call.
-
-    Args:
-        arguments: what was passed.
-        inputs: the symbolic tensors among it, in order.
-        returned: what was returned.
-        outputs: the symbolic tensors among it, in order.
-        nodes: Keras's nodes, in the order in which they were made.
-        training: for each node the `training=` value that always holds there; None where it
-            follows the caller's.
-        changes: names of variables and attributes that the call gave another value.
-    """
-
-    arguments: Arguments
-    inputs: list[Any]
-    returned: Any
-    outputs: list[Any]
-    nodes: list[Any]
-    training: list[bool | None] = field(default_factory=list)
-    changes: tuple[str, ...] = ()
+_LOOKS = "its `call` looks at the values of a tensor"
 
 
 class Tracer:
@@ -125,12 +93,12 @@ class Tracer:
         if len({_summary(call) for call in calls}) != 1:
             raise UntraceableError("it is called in several ways")
         runs = [self._run(layer, calls[0], training=training) for training in (True, False)]
-        if _outline(runs[0], self.known) != _outline(runs[1], self.known):
+        if outline(runs[0], self.known) != outline(runs[1], self.known):
             raise UntraceableError("its `call` does not always call the same layers")
-        modes = zip(
-            _modes(runs[0], training=True), _modes(runs[1], training=False), strict=True
+        pairs = zip(
+            modes(runs[0], training=True), modes(runs[1], training=False), strict=True
         )
-        training = [_agreed(training=one, inference=other) for one, other in modes]
+        training = [agreed(training=one, inference=other) for one, other in pairs]
         return replace(runs[1], training=training)
 
     def check_batch_sizes(self, layer: Any, trace: Trace) -> None:
@@ -139,14 +107,16 @@ class Tracer:
         Raises:
             UntraceableError: if it then does something else.
         """
-        outline = _outline(trace, self.known)
+        expected = (outline(trace, self.known), constants(trace, self.known))
         for size in _BATCH_SIZES:
             args, kwargs = trace.arguments.filled(partial(_with_batch, size=size))
             try:
                 other = self._run(layer, Arguments(tuple(args), kwargs), training=False)
-            except UntraceableError:
+            except UntraceableError as error:
+                if str(error) == _LOOKS:
+                    raise
                 continue  # nor would the original run
-            if _outline(other, self.known) != outline:
+            if (outline(other, self.known), constants(other, self.known)) != expected:
                 raise UntraceableError(
                     f"its `call` does something else with batches of {size}"
                 )
@@ -168,7 +138,7 @@ class Tracer:
                 # Keras adds lines to what is raised within a call.
                 raise UntraceableError(_own_line(error)) from error
             except Exception as error:  # a user's `call` may raise anything
-                raise UntraceableError(_reason(error)) from error
+                raise UntraceableError(_LOOKS if looks else _reason(error)) from error
 
     def _record(self, layer: Any, call: Arguments, *, training: bool) -> Trace:
         import keras
@@ -186,7 +156,7 @@ class Tracer:
             for each, count in zip(self.layers, before, strict=True)
             for node in each._inbound_nodes[count:]  # noqa: SLF001
         ]
-        nodes = _nodes_before(outputs, new, inputs)
+        nodes = nodes_before(outputs, new, inputs)
         for node in nodes:
             self._check(node)
         given = Arguments(tuple(args), kwargs)
@@ -226,8 +196,6 @@ def _with_batch(tensor: Any, size: int) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    if "KerasTensor" in str(error) and "boolean" in str(error):
-        return _LOOKS
     return f"a symbolic call fails ({type(error).__name__}: {first_line(error)})"
 
 
@@ -274,24 +242,17 @@ def _fresh_inputs(
         return replace
 
     args = [
-        _map(value, make(name))
+        mapped(value, make(name))
         for value, name in zip(
             call.args, [*names, *["input"] * len(call.args)], strict=False
         )
     ]
     kwargs = {
-        name: _map(value, make(name))
+        name: mapped(value, make(name))
         for name, value in call.kwargs.items()
         if name != "training"
     }
     return args, kwargs, inputs
-
-
-def symbolic_tensors(call: Arguments) -> list[Any]:
-    """The symbolic tensors among the arguments of a call, in the order of `Trace.inputs`."""
-    found: list[Any] = []
-    call.filled(found.append)
-    return found
 
 
 def _depends_on_masks(layer: Any, call: Arguments) -> bool:
@@ -326,19 +287,6 @@ def is_followed(layer: Any) -> bool:
     )
 
 
-def _map(value: Any, function: Callable[[Any], Any]) -> Any:
-    import keras
-
-    if isinstance(value, keras.KerasTensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {name: _map(item, function) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        made = [_map(item, function) for item in value]
-        return made if isinstance(value, list) else tuple(made)
-    return value
-
-
 def _summary(call: Arguments) -> str:
     """What must be the same in all calls of a layer: everything but batch and space."""
     rest = {name: item for name, item in call.kwargs.items() if name != "training"}
@@ -347,70 +295,4 @@ def _summary(call: Arguments) -> str:
         rank = None if tensor.shape is None else len(tensor.shape)
         return f"{rank} {tensor.dtype}"
 
-    return repr(_map([list(call.args), rest], describe))
-
-
-def _nodes_before(
-    outputs: Iterable[Any], new: Iterable[Any], inputs: Sequence[Any]
-) -> list[Any]:
-    """All nodes between the inputs and the outputs, or the ends of other branches."""
-    ends = {id(tensor) for tensor in inputs}
-    found: dict[int, Any] = {id(node): node for node in new}
-    stack = [*outputs, *(tensor for node in new for tensor in node.input_tensors)]
-    while stack:
-        tensor = stack.pop()
-        if id(tensor) in ends:
-            continue
-        operation, index, _ = tensor._keras_history  # noqa: SLF001
-        if operation is None or not operation._inbound_nodes[index].input_tensors:  # noqa: SLF001
-            raise UntraceableError("its `call` uses a tensor from outside")
-        node = operation._inbound_nodes[index]  # noqa: SLF001
-        if id(node) not in found:
-            found[id(node)] = node
-            stack.extend(node.input_tensors)
-    return sorted(found.values(), key=_age)
-
-
-def _age(node: Any) -> int:
-    # Keras numbers its symbolic tensors as they are made.
-    number = node.output_tensors[0].name.rpartition("_")[2]
-    return int(number) if number.isdigit() else 0
-
-
-def _modes(trace: Trace, *, training: bool) -> Iterator[bool | None]:
-    """The `training` of each node. A layer that is given a value hands it on to later ones."""
-    import keras
-
-    current: Any = training
-    for node in trace.nodes:
-        if isinstance(node.operation, keras.Layer):
-            given = node.arguments.kwargs.get("training")
-            current = current if given is None else given
-            yield current if isinstance(current, bool) else None
-        else:
-            yield None
-
-
-def _agreed(*, training: bool | None, inference: bool | None) -> bool | None:
-    """The value that holds in either mode; None for one that follows the mode."""
-    if training is False and inference is True:
-        raise UntraceableError("its `call` turns `training` around")
-    return training if training is inference else None
-
-
-def _outline(trace: Trace, known: set[int]) -> list[Any]:
-    """A trace in values that can be compared: who is called, with what."""
-    numbers = {
-        id(tensor): (index, position)
-        for index, node in enumerate(trace.nodes)
-        for position, tensor in enumerate(node.output_tensors)
-    }
-    numbers.update({id(tensor): (-1, i) for i, tensor in enumerate(trace.inputs)})
-    outline: list[Any] = [
-        (
-            id(node.operation) if id(node.operation) in known else type(node.operation),
-            [numbers.get(id(tensor)) for tensor in node.input_tensors],
-        )
-        for node in trace.nodes
-    ]
-    return [*outline, [numbers.get(id(tensor)) for tensor in trace.outputs]]
+    return repr(mapped([list(call.args), rest], describe))

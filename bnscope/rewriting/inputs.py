@@ -96,8 +96,9 @@ def random_batches(
 
     Returns:
         Batches of several sizes where the model leaves that open, at least two batches; the
-        sample that is alone in one is the first of the others too. Where other dimensions are open, the first batches have usual sizes there, and each of the
-        last two has sizes of its own.
+        sample that is alone in one is the first of another too. Where other dimensions are
+        open, the first batches have usual sizes there, and each of the last two has sizes of
+        its own.
     """
     rng = np.random.default_rng(seed)
     trials = (

@@ -14,14 +14,8 @@ from typing import Any
 
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph.sandbox import UntraceableError
-from bnscope.graph.tracing import (
-    Arguments,
-    Trace,
-    Tracer,
-    is_followed,
-    mask_of,
-    symbolic_tensors,
-)
+from bnscope.graph.traces import Arguments, Trace, symbolic_tensors
+from bnscope.graph.tracing import Tracer, is_followed, mask_of
 from bnscope.rewriting.apply import Builder
 from bnscope.rewriting.copying import all_layers, copy_layer
 from bnscope.rewriting.edits import LayerEdits
