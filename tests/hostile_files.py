@@ -518,7 +518,7 @@ def calls_of_many_outputs(folder):
     return write_json(folder, model(layers, ["c999"]))
 
 
-@case(None)
+@case("so entangled")
 def ladder_of_adds(folder):
     layers = [source()]
     before = "x"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hostile_files
 import keras
 import numpy as np
 import pytest
@@ -532,3 +533,13 @@ def test_shapes_that_contradict_each_other_are_a_reason_and_no_crash(tmp_path):
         path.write_text(config.replace("[null, 6]", wrong))
         (found,) = make_plan(archive.read(path)).verdicts
         assert found.folded or found.detail
+
+
+@pytest.mark.parametrize("kind", ["Add", "Average", "Dropout", "Flatten", "MaxPooling2D"])
+def test_a_damaged_file_may_hold_a_layer_without_an_input(kind, tmp_path):
+    damaged = hostile_files.layer(kind, "a", [])
+    damaged["inbound_nodes"] = [[]]
+    parts = [hostile_files.source(), damaged, hostile_files.bn("b", ["a"])]
+    path = hostile_files.write_json(tmp_path, hostile_files.model(parts, ["b"]))
+    (verdict,) = make_plan(archive.read(path)).verdicts
+    assert not verdict.folded

@@ -25,7 +25,12 @@ def all_patterns() -> tuple[Passing | Pattern, ...]:
 
 
 def family_for(call: Call) -> Passing | Pattern | None:
-    """The family that a call's layer belongs to; None if there is none."""
+    """The family that a call's layer belongs to; None if there is none.
+
+    One without an input, which only damaged files have, belongs to none.
+    """
+    if not call.inputs:
+        return None
     return next((family for family in all_patterns() if family.match(call)), None)
 
 
