@@ -103,8 +103,8 @@ def _severity(text: str) -> Severity:
 
 
 def _lint(options: argparse.Namespace, settings: Settings) -> Batch:
-    from bnscope.cli.progress import bar
     from bnscope.linting.batch import lint_files
+    from bnscope.progress import bar
 
     with bar("Linting") as progress:
         return lint_files(

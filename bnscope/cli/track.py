@@ -97,7 +97,7 @@ def _show(checkpoints: list[Checkpoint], options: argparse.Namespace) -> None:
 def _follow(
     checkpoints: list[Checkpoint], log_dir: Path | None, options: argparse.Namespace
 ) -> TrackResult:
-    from bnscope.cli.progress import bar
+    from bnscope.progress import bar
     from bnscope.tracking.engine import follow
 
     with bar("Tracking") as progress:

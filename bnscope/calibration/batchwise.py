@@ -1,0 +1,83 @@
+"""Approximate population statistics: one pass with the statistics of each batch, merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bnscope.calibration.compiling import Tensors, compiled, eager
+from bnscope.calibration.found import add_moments, eager_moments
+from bnscope.calibration.hooks import Call, hooked
+from bnscope.calibration.moments import Moments, batch_moments
+from bnscope.calibration.steps import Steps
+from bnscope.calibration.target import Target
+from bnscope.calibration.wavefront import Leaves
+
+
+def recalibrate_batchwise(
+    model: Any,
+    steps: Steps,
+    batches: Sequence[Leaves],
+    target: Target,
+    tick: Callable[[], None],
+) -> None:
+    """Sets every BN layer's statistics to those of its input while BN uses each batch's own.
+
+    Args:
+        model: the model; all layers but BN run in inference mode.
+        steps: its steps.
+        batches: the input.
+        target: where the statistics go.
+        tick: called after each batch.
+    """
+    found: dict[int, Moments] = {}
+    norms = [step.norm for step in steps.needed if step.norm is not None]
+
+    def answer(call: Call) -> Any:
+        moments = eager_moments(call)
+        if moments is None:
+            target.hidden(call.norm)
+            return call.finish()
+        add_moments(found, call.norm, moments)
+        values = batch_moments(call.inputs, call.norm.axis, call.mask)
+        return _normalized(call.norm, call.norm.axis, call.inputs, values)
+
+    def run(given: Tensors) -> Any:
+        values = dict(enumerate(given))
+        moments = []
+        for step in steps.needed:
+            if step.norm is not None:
+                measured = step.norm.moments(values)
+                moments.append(measured)
+                values[step.outputs[0]] = _normalized(
+                    step.norm.layer, step.norm.axis, values[step.norm.slot], measured
+                )
+            else:
+                with hooked(step.inside, answer):
+                    step.run(values)
+        return moments
+
+    in_part = any(step.inside for step in steps.needed)
+    function = eager(run) if in_part else compiled(run, model, [batches[0], batches[-1]])
+    for batch in batches:
+        for norm, moments in zip(norms, function(batch), strict=True):
+            add_moments(found, norm.layer, Moments.of_batch(moments))
+        tick()
+    target.set(found)
+
+
+def _normalized(layer: Any, axis: int, tensor: Any, moments: Sequence[Any]) -> Any:
+    """What a BN layer makes of a tensor with the statistics of the batch."""
+    from keras import ops
+
+    _, mean, rest, variance = moments
+    made = ops.batch_normalization(
+        ops.cast(tensor, mean.dtype),
+        mean + rest,
+        variance,
+        axis=axis,
+        offset=ops.cast(layer.beta, mean.dtype) if layer.center else None,
+        scale=ops.cast(layer.gamma, mean.dtype) if layer.scale else None,
+        epsilon=layer.epsilon,
+    )
+    return ops.cast(made, layer.compute_dtype)

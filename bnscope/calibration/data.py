@@ -1,0 +1,79 @@
+"""The samples to recalibrate on: whatever `fit` takes, as batches in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from bnscope.errors import BnscopeError, first_line
+
+_GIB = 2**30
+
+
+def default_limit() -> int:
+    """Half of the memory that is free, in bytes; 4 GiB where the system does not say."""
+    with suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // 2
+    return 4 * _GIB
+
+
+def read_batches(
+    x: Any, batch_size: int | None, steps: int | None, limit: int
+) -> list[Any]:
+    """All batches, in the structure in which a model takes them, as arrays.
+
+    Args:
+        x: what `fit` takes: arrays, a `tf.data.Dataset`, a `PyDataset`, a torch `DataLoader`,
+            a generator. Targets and sample weights in batches are left out.
+        batch_size: samples in a batch of arrays; 32 by default, as in `fit`.
+        steps: how many batches; None for all.
+        limit: bytes that they may take.
+
+    Raises:
+        BnscopeError: if it is no such data, is empty, or takes more memory.
+    """
+    import keras
+
+    batches: list[Any] = []
+    size = 0
+    for batch in islice(_iterator(x, batch_size, steps), steps):
+        leaves = keras.tree.flatten(batch)
+        size += sum(leaf.nbytes for leaf in leaves)
+        if size > limit:
+            raise BnscopeError(
+                f"The first {len(batches) + 1} batches alone take more than the "
+                f"{limit / _GIB:.1f} GiB of memory to be used.",
+                f"Use fewer samples: steps={max(len(batches) // 4, 1)}. Some thousand images "
+                "determine the statistics well.",
+            )
+        if len(leaves[0]):
+            batches.append(batch)
+    if not batches:
+        raise BnscopeError("The data hold no sample.", "Pass at least one.")
+    return batches
+
+
+def _iterator(x: Any, batch_size: int | None, steps: int | None) -> Iterator[Any]:
+    import keras
+    from keras.src.trainers.data_adapters import get_data_adapter
+
+    try:
+        adapter = get_data_adapter(x=x, batch_size=batch_size, steps_per_epoch=steps)
+        adapter.on_epoch_begin()
+        for batch in adapter.get_numpy_iterator():
+            inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
+            yield keras.tree.map_structure(_array, inputs)
+    except (ValueError, TypeError) as error:
+        raise BnscopeError(
+            f"The data cannot be read: {first_line(error)}.",
+            "Pass what `fit` takes: arrays, a tf.data.Dataset, a PyDataset, a generator.",
+        ) from error
+
+
+def _array(value: Any) -> Any:
+    import keras
+
+    return keras.ops.convert_to_numpy(value)

@@ -1,0 +1,342 @@
+"""Recalibration: a model and data in, the model with population statistics out."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bnscope.bn import Array
+from bnscope.calibration.batchwise import recalibrate_batchwise
+from bnscope.calibration.data import default_limit, read_batches
+from bnscope.calibration.result import LayerStatistics, Recalibration
+from bnscope.calibration.steps import read_steps
+from bnscope.calibration.target import Target
+from bnscope.calibration.wavefront import Wavefront
+from bnscope.errors import BnscopeError, UnsupportedModelError, first_line
+from bnscope.graph import live
+from bnscope.progress import Bar, bar
+from bnscope.rewriting.copying import to_numpy
+from bnscope.rewriting.running import unchanged
+
+METHODS = ("exact", "batch")
+APPROXIMATE = (
+    "approximate: while each layer was measured, the layers before it normalized with the "
+    'statistics of single batches (method="exact" has them use the new ones)'
+)
+_GIB = 2**30
+# Of the scale of the outputs: a copy that lacks something is off by far more.
+_COPY_TOLERANCE = 1e-2
+Tell = Callable[[str], None]
+
+
+def recalibrate(
+    model: Any,
+    x: Any,
+    *,
+    method: str = "exact",
+    batch_size: int | None = None,
+    steps: int | None = None,
+    inplace: bool = False,
+    memory_limit: int | None = None,
+) -> Any:
+    """Replaces the moving statistics of BN layers by population statistics over a data set.
+
+    With `"exact"` every BN layer gets the mean and (biased) variance that its input has over
+    all samples when every BN layer before it uses its new statistics and all other layers run
+    in inference mode: dropout and augmentation are off. Frozen layers are recalibrated too.
+    With `"batch"` the data pass once while BN normalizes with each batch's own statistics, and
+    the moments of the batches are merged; that is approximate (as torch's `update_bn` is).
+
+    Args:
+        model: a built `keras.Model`. It is left as it was, unless `inplace`.
+        x: what `fit` takes: arrays, a `tf.data.Dataset`, a `PyDataset`, a torch `DataLoader`,
+            a generator; targets in batches are not used. It should be the training data.
+        method: `"exact"` or `"batch"`.
+        batch_size: samples in a batch, where `x` is arrays; 32 by default. The result of
+            `"exact"` does not depend on it.
+        steps: how many batches to use; None for all.
+        inplace: whether to change the model itself, and return it.
+        memory_limit: bytes of activations that `"exact"` may hold; half of the free memory by
+            default. Where they take more, they are computed again for each level of BN layers,
+            and a warning says how many passes that takes.
+
+    Returns:
+        The model with the new statistics: a copy, compiled as the original is, or the model.
+
+    Raises:
+        BnscopeError: if an argument has no meaning, the data do not fit the model, or what
+            goes into a layer is not finite. The model is unchanged then.
+        UnsupportedModelError: if the model is not built, has no BN layer or cannot be copied.
+
+    Warns:
+        UserWarning: names what could not be made exact, and why.
+
+    Example:
+        ```python
+        better = bnscope.recalibrate(model, x_train)
+        better.evaluate(x_test, y_test)
+        ```
+    """
+    tell = partial(warnings.warn, stacklevel=2)
+    with bar("Recalibrating") as shown:
+        result = recalibration(
+            model,
+            x,
+            method=method,
+            batch_size=batch_size,
+            steps=steps,
+            inplace=inplace,
+            memory_limit=memory_limit,
+            tell=tell,
+            shown=shown,
+        )
+    for note in result.notes:
+        tell(note)
+    return result.model
+
+
+def recalibration(  # noqa: PLR0913  as the function above, and two for the command line
+    model: Any,
+    x: Any,
+    *,
+    method: str = "exact",
+    batch_size: int | None = None,
+    steps: int | None = None,
+    inplace: bool = False,
+    memory_limit: int | None = None,
+    tell: Tell | None = None,
+    shown: Bar | None = None,
+) -> Recalibration:
+    """As `recalibrate`, with all that is known of the result.
+
+    Args:
+        model: as there, and so on.
+        x: as there.
+        method: as there.
+        batch_size: as there.
+        steps: as there.
+        inplace: as there.
+        memory_limit: as there.
+        tell: takes what is to be known before the work begins.
+        shown: takes how far the work is.
+    """
+    _check_arguments(method, batch_size, steps, memory_limit)
+    norms = _batch_norms(model)
+    made = model if inplace else _copied(model)
+    limit = default_limit() if memory_limit is None else memory_limit
+    batches = read_batches(x, batch_size, steps, limit)
+    before = {path: _statistics(norm) for path, norm in norms.items()}
+    run = _Run(model, norms, batches, limit, tell or (lambda _: None), shown)
+    with unchanged(model):
+        run.measure(method)
+        expected = None if inplace else run.outputs(model)
+        values = {path: _values(norm) for path, norm in norms.items()}
+    _assign(_batch_norms(made), values)
+    if not inplace and not _alike(expected, run.outputs(made)):
+        raise _not_copied(model, "the copy computes something else")
+    otherwise = APPROXIMATE if method == "batch" else None
+    reasons = {path: run.target.reason(norm) or otherwise for path, norm in norms.items()}
+    layers = tuple(
+        LayerStatistics(
+            path, *_statistics(norm), *before[path], float(norm.epsilon), reasons[path]
+        )
+        for path, norm in _batch_norms(made).items()
+    )
+    samples = sum(len(leaves[0]) for leaves in run.batches)
+    notes = tuple(_notes(reasons))
+    return Recalibration(made, method, samples, run.passes, layers, notes)
+
+
+class _Run:
+    """One recalibration of a model, on batches that are in memory."""
+
+    def __init__(
+        self,
+        model: Any,
+        norms: Mapping[str, Any],
+        batches: Sequence[Any],
+        limit: int,
+        tell: Tell,
+        shown: Bar | None,
+    ) -> None:
+        import keras
+
+        self.model = model
+        self.structure = batches[0]
+        self.batches = [keras.tree.flatten(batch) for batch in batches]
+        self.limit = limit
+        self.tell = tell
+        self.shown = shown
+        self.target = Target(norms)
+        self.passes = 1
+        self.total = len(batches)
+        self.done = 0
+
+    def measure(self, method: str) -> None:
+        """Sets the new statistics in the model."""
+        try:
+            steps = read_steps(self.model, self.structure, self.target.norms.values())
+            if method == "batch":
+                recalibrate_batchwise(
+                    self.model, steps, self.batches, self.target, self.tick
+                )
+            else:
+                self.wavefront(
+                    Wavefront(self.model, steps, self.batches, self.target, self.tick)
+                )
+        except BnscopeError:
+            raise
+        except Exception as error:
+            raise BnscopeError(
+                f"The model does not run on the data: {first_line(error)}.",
+                "Prepare the samples as for model.predict.",
+            ) from error
+
+    def wavefront(self, wavefront: Wavefront) -> None:
+        """Runs the wavefront within the memory limit; says first what it takes."""
+        levels = len(wavefront.stages)
+        size = wavefront.size()
+        hold = size <= self.limit
+        if not hold:
+            self.passes = levels
+            self.tell(
+                f"the activations of all samples take {size / _GIB:.2f} GiB, more than the "
+                f"{self.limit / _GIB:.2f} GiB to be used (memory_limit): they are computed "
+                f"again for each level of BN layers, {levels} passes over the data instead "
+                "of about one; fewer samples (steps) take less"
+            )
+        if wavefront.in_part:
+            self.passes += wavefront.in_part
+            self.tell(
+                f"{wavefront.in_part} BN layers stand in parts of the model whose structure "
+                "is written in a `call`: those parts are run in part once for each of them, "
+                f"{wavefront.in_part} passes over the data"
+            )
+        self.total = levels * len(self.batches)
+        wavefront.run(hold=hold)
+
+    def tick(self) -> None:
+        """One more batch is done."""
+        self.done += 1
+        if self.shown is not None:
+            self.shown(self.done, self.total)
+
+    def outputs(self, model: Any) -> list[Array]:
+        """What a model gives for the first batch."""
+        import keras
+
+        batch = keras.tree.pack_sequence_as(self.structure, self.batches[0])
+        with unchanged(model):
+            return [
+                np.asarray(y, np.float64)
+                for y in keras.tree.flatten(model.predict_on_batch(batch))
+            ]
+
+
+def _check_arguments(
+    method: str, batch_size: int | None, steps: int | None, memory_limit: int | None
+) -> None:
+    if method not in METHODS:
+        raise BnscopeError(
+            f"There is no method {method!r}.", 'Use "exact", or "batch" (approximate).'
+        )
+    given = {"batch_size": batch_size, "steps": steps, "memory_limit": memory_limit}
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise BnscopeError(
+                f"{name} must be a whole number, at least 1, got {value!r}.",
+                "Leave it out for the default.",
+            )
+
+
+def _batch_norms(model: Any) -> dict[str, Any]:
+    """The BN layers of a model by path, in forward order."""
+    import keras
+
+    layers = live.keras_layers(model)
+    norms = {
+        path: layer
+        for path, layer in layers.items()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    if not model.built or not all(norm.built for norm in norms.values()):
+        raise UnsupportedModelError(
+            f'"{model.name}" is not built, so it has no weights.',
+            "Call it on data, or give it a keras.Input, first.",
+        )
+    if not norms:
+        raise UnsupportedModelError(
+            f'"{model.name}" has no BatchNormalization layer, so there is nothing to '
+            "recalibrate.",
+            "Use `bnscope inspect` to see which layers are found.",
+        )
+    return norms
+
+
+def _values(norm: Any) -> dict[str, Array]:
+    """The statistics of a BN layer by the names of their variables."""
+    names = ["moving_mean", "moving_variance"]
+    if getattr(norm, "renorm", False):
+        names += ["moving_stddev", "renorm_mean", "renorm_stddev"]
+    return {name: to_numpy(getattr(norm, name)).copy() for name in names}
+
+
+def _statistics(norm: Any) -> tuple[Array, Array]:
+    values = _values(norm)
+    mean, variance = values["moving_mean"], values["moving_variance"]
+    return np.asarray(mean, np.float64), np.asarray(variance, np.float64)
+
+
+def _assign(norms: Mapping[str, Any], values: Mapping[str, Mapping[str, Array]]) -> None:
+    for path, norm in norms.items():
+        for name, value in values[path].items():
+            getattr(norm, name).assign(value)
+
+
+def _copied(model: Any) -> Any:
+    """A copy with the weights, the compile state and the state of the optimizer."""
+    try:
+        with warnings.catch_warnings():
+            # An optimizer without a state yet is copied without one.
+            warnings.filterwarnings("ignore", "Skipping variable loading", UserWarning)
+            made = copy.deepcopy(model)
+        same = list(_batch_norms(made)) == list(_batch_norms(model))
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise _not_copied(model, first_line(error)) from error
+    if not same:
+        raise _not_copied(model, "the copy has other layers")
+    return made
+
+
+def _not_copied(model: Any, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f'"{model.name}" cannot be copied: {why}.',
+        "Give its classes a get_config() and register them with "
+        "keras.saving.register_keras_serializable, or change the model itself "
+        "(inplace=True).",
+    )
+
+
+def _alike(expected: Sequence[Array] | None, actual: Sequence[Array]) -> bool:
+    return expected is not None and all(
+        one.shape == other.shape
+        and np.allclose(
+            one, other, rtol=0.0, atol=_COPY_TOLERANCE * max(np.max(np.abs(one)), 1e-30)
+        )
+        for one, other in zip(expected, actual, strict=True)
+    )
+
+
+def _notes(reasons: Mapping[str, str | None]) -> Iterator[str]:
+    """Why statistics are not exact, with the layers of which that is so."""
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        found = [path for path, other in reasons.items() if other == reason]
+        named = "all layers" if len(found) == len(reasons) else ", ".join(found)
+        yield f"{named}: {reason}"
