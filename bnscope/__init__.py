@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnscope.calibration import recalibrate
     from bnscope.errors import BnscopeError
     from bnscope.fixing import FixResult, fix
     from bnscope.folding import FoldResult, fold
@@ -32,6 +33,7 @@ _PUBLIC = {
     "fold": "folding",
     "inspect": "inspection",
     "lint": "linting",
+    "recalibrate": "calibration",
     "track": "tracking",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "fold",
     "inspect",
     "lint",
+    "recalibrate",
     "track",
 ]
 

@@ -544,7 +544,7 @@ def twenty_thousand_layers_in_a_chain(folder):
     return write_json(folder, model(layers, ["b9999", last]))
 
 
-@case(None)
+@case("so entangled")
 def twenty_thousand_batch_norms_in_a_chain(folder):
     layers, last = chain("BatchNormalization", 20_000, momentum=0.1, epsilon=1e-9)
     return write_json(folder, model(layers, [last]))

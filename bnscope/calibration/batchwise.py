@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnscope.calibration.compiling import Tensors, compiled, eager
-from bnscope.calibration.found import add_moments, eager_moments
+from bnscope.calibration.compiling import Tensors, compiled, eager, loaded
+from bnscope.calibration.found import add_moments, add_seen
 from bnscope.calibration.hooks import Call, hooked
 from bnscope.calibration.moments import Moments, batch_moments
 from bnscope.calibration.steps import Steps
@@ -31,21 +31,20 @@ def recalibrate_batchwise(
         tick: called after each batch.
     """
     found: dict[int, Moments] = {}
-    norms = [step.norm for step in steps.needed if step.norm is not None]
+    needed = steps.needed
+    norms = [step.norm for step in needed if step.norm is not None]
 
     def answer(call: Call) -> Any:
-        moments = eager_moments(call)
-        if moments is None:
+        if not add_seen(found, call):
             target.hidden(call.norm)
             return call.finish()
-        add_moments(found, call.norm, moments)
         values = batch_moments(call.inputs, call.norm.axis, call.mask)
         return _normalized(call.norm, call.norm.axis, call.inputs, values)
 
     def run(given: Tensors) -> Any:
         values = dict(enumerate(given))
         moments = []
-        for step in steps.needed:
+        for step in needed:
             if step.norm is not None:
                 measured = step.norm.moments(values)
                 moments.append(measured)
@@ -57,11 +56,12 @@ def recalibrate_batchwise(
                     step.run(values)
         return moments
 
-    in_part = any(step.inside for step in steps.needed)
-    function = eager(run) if in_part else compiled(run, model, [batches[0], batches[-1]])
+    in_part = any(step.inside for step in needed)
+    examples = [loaded(batches[0]), loaded(batches[-1])]
+    function = eager(run) if in_part else compiled(run, model, examples)
     for batch in batches:
-        for norm, moments in zip(norms, function(batch), strict=True):
-            add_moments(found, norm.layer, Moments.of_batch(moments))
+        for norm, moments in zip(norms, function(loaded(batch)), strict=True):
+            add_moments(found, norm.layer, moments)
         tick()
     target.set(found)
 

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Tensors or arrays, in an order that is agreed on.
+import numpy as np
+
+# In an order that is agreed on.
 Tensors = Sequence[Any]
 Function = Callable[[Tensors], Any]
 
 
 def compiled(function: Function, model: Any, examples: Sequence[Tensors]) -> Function:
-    """The function, compiled; its results are numpy arrays.
+    """The function, compiled if the backend compiles.
 
     Args:
-        function: takes tensors, and returns nested lists of tensors; it reads variables of the model.
-        model: the model; its variables may change between two calls.
-        examples: arrays that it will be called with.
-
-    Returns:
-        A function that takes and returns arrays.
+        function: takes tensors, and returns nested lists of them. It reads variables.
+        model: the model that these belong to; they may change between two calls.
+        examples: tensors that it will be called with.
     """
     import keras
 
     name = keras.backend.backend()
     if name == "tensorflow":
-        return _as_arrays(_in_tensorflow(function, examples))
+        return _in_tensorflow(function, examples)
     if name == "jax":
-        return _as_arrays(_in_jax(function, model))
+        return _in_jax(function, model)
     return eager(function)
 
 
 def eager(function: Function) -> Function:
-    """The function without compilation; it takes and returns arrays."""
+    """The function without compilation."""
     import keras
 
     def run(given: Tensors) -> Any:
-        tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)
+        tensors = [keras.ops.convert_to_tensor(value) for value in given]
         if keras.backend.backend() == "torch":
             import torch
 
@@ -44,23 +44,55 @@ def eager(function: Function) -> Function:
                 return function(tensors)
         return function(tensors)
 
-    return _as_arrays(run)
+    return run
+
+
+def loaded(arrays: Sequence[Any]) -> list[Any]:
+    """Arrays as tensors."""
+    import keras
+
+    return kept([keras.ops.convert_to_tensor(array) for array in arrays])
+
+
+def kept(tensors: Tensors) -> list[Any]:
+    """Tensors in the memory of the machine, where there is more than on an accelerator."""
+    import keras
+
+    name = keras.backend.backend()
+    if name == "jax":
+        import jax
+
+        host = jax.local_devices(backend="cpu")[0]
+        return [jax.device_put(tensor, host) for tensor in tensors]
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        with tf.device("CPU:0"):  # without a copy if they are there
+            return [tf.identity(tensor) for tensor in tensors]
+    return [tensor.cpu() if name == "torch" else tensor for tensor in tensors]
+
+
+def size_of(tensor: Any) -> int:
+    """How many bytes a tensor or array takes."""
+    import keras
+
+    itemsize = np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize
+    return math.prod(tensor.shape) * itemsize
 
 
 def _in_tensorflow(function: Function, examples: Sequence[Tensors]) -> Function:
     """One trace for batches of all sizes."""
-    import keras
     import tensorflow as tf
 
     def spec(*arrays: Any) -> Any:
         first = arrays[0]
         sizes = zip(*(array.shape for array in arrays), strict=True)
         shape = [size[0] if len(set(size)) == 1 else None for size in sizes]
-        dtype = tf.string if first.dtype.kind in "OSU" else first.dtype
-        return tf.TensorSpec(shape, dtype)
+        return tf.TensorSpec(shape, first.dtype)
 
-    signature = keras.tree.map_structure(spec, *examples)
-    return tf.function(function, autograph=False, input_signature=[signature])  # type: ignore[no-any-return]
+    signature = [spec(*tensors) for tensors in zip(*examples, strict=True)]
+    quick = tf.function(function, autograph=False)
+    return quick.get_concrete_function(signature)  # type: ignore[no-any-return]
 
 
 def _in_jax(function: Function, model: Any) -> Function:
@@ -69,18 +101,13 @@ def _in_jax(function: Function, model: Any) -> Function:
 
     variables = list(model.variables)
 
-    @jax.jit
+    @jax.jit  # type: ignore[untyped-decorator]
     def run(values: Sequence[Any], given: Tensors) -> Any:
         with keras.StatelessScope(zip(variables, values, strict=True)):
             return function(given)
 
-    return lambda given: run([variable.value for variable in variables], given)
+    def call(given: Tensors) -> Any:
+        values = [variable.value for variable in variables]
+        return run(values, jax.device_put(list(given), jax.local_devices()[0]))
 
-
-def _as_arrays(function: Function) -> Function:
-    import keras
-
-    def run(given: Tensors) -> Any:
-        return keras.tree.map_structure(keras.ops.convert_to_numpy, function(given))
-
-    return run
+    return call

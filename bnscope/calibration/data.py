@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -37,12 +38,15 @@ def read_batches(
     """
     import keras
 
+    adapter = _adapter(x, batch_size, steps)
+    # Arrays are in memory anyway.
+    most = math.inf if type(adapter).__name__ == "ArrayDataAdapter" else limit
     batches: list[Any] = []
     size = 0
-    for batch in islice(_iterator(x, batch_size, steps), steps):
+    for batch in islice(_inputs(adapter), steps):
         leaves = keras.tree.flatten(batch)
         size += sum(leaf.nbytes for leaf in leaves)
-        if size > limit:
+        if size > most:
             raise BnscopeError(
                 f"The first {len(batches) + 1} batches alone take more than the "
                 f"{limit / _GIB:.1f} GiB of memory to be used.",
@@ -56,24 +60,23 @@ def read_batches(
     return batches
 
 
-def _iterator(x: Any, batch_size: int | None, steps: int | None) -> Iterator[Any]:
-    import keras
+def _adapter(x: Any, batch_size: int | None, steps: int | None) -> Any:
     from keras.src.trainers.data_adapters import get_data_adapter
 
     try:
-        adapter = get_data_adapter(x=x, batch_size=batch_size, steps_per_epoch=steps)
-        adapter.on_epoch_begin()
-        for batch in adapter.get_numpy_iterator():
-            inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
-            yield keras.tree.map_structure(_array, inputs)
-    except (ValueError, TypeError) as error:
+        return get_data_adapter(x=x, batch_size=batch_size, steps_per_epoch=steps)
+    except (ValueError, TypeError, IndexError) as error:
         raise BnscopeError(
             f"The data cannot be read: {first_line(error)}.",
             "Pass what `fit` takes: arrays, a tf.data.Dataset, a PyDataset, a generator.",
         ) from error
 
 
-def _array(value: Any) -> Any:
+def _inputs(adapter: Any) -> Iterator[Any]:
+    """The inputs of each batch, as arrays."""
     import keras
 
-    return keras.ops.convert_to_numpy(value)
+    adapter.on_epoch_begin()
+    for batch in adapter.get_numpy_iterator():
+        inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
+        yield keras.tree.map_structure(keras.ops.convert_to_numpy, inputs)

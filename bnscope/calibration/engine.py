@@ -29,6 +29,7 @@ APPROXIMATE = (
     'statistics of single batches (method="exact" has them use the new ones)'
 )
 _GIB = 2**30
+_MOST_NAMES = 3
 # Of the scale of the outputs: a copy that lacks something is off by far more.
 _COPY_TOLERANCE = 1e-2
 Tell = Callable[[str], None]
@@ -136,7 +137,8 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
         run.measure(method)
         expected = None if inplace else run.outputs(model)
         values = {path: _values(norm) for path, norm in norms.items()}
-    _assign(_batch_norms(made), values)
+    made_norms = dict(zip(norms, _batch_norms(made).values(), strict=True))
+    _assign(made_norms, values)
     if not inplace and not _alike(expected, run.outputs(made)):
         raise _not_copied(model, "the copy computes something else")
     otherwise = APPROXIMATE if method == "batch" else None
@@ -145,7 +147,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
         LayerStatistics(
             path, *_statistics(norm), *before[path], float(norm.epsilon), reasons[path]
         )
-        for path, norm in _batch_norms(made).items()
+        for path, norm in made_norms.items()
     )
     samples = sum(len(leaves[0]) for leaves in run.batches)
     notes = tuple(_notes(reasons))
@@ -305,7 +307,8 @@ def _copied(model: Any) -> Any:
             # An optimizer without a state yet is copied without one.
             warnings.filterwarnings("ignore", "Skipping variable loading", UserWarning)
             made = copy.deepcopy(model)
-        same = list(_batch_norms(made)) == list(_batch_norms(model))
+        # Those of a subclassed model may have got new names.
+        same = len(_batch_norms(made)) == len(_batch_norms(model))
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -338,5 +341,7 @@ def _notes(reasons: Mapping[str, str | None]) -> Iterator[str]:
     """Why statistics are not exact, with the layers of which that is so."""
     for reason in dict.fromkeys(filter(None, reasons.values())):
         found = [path for path, other in reasons.items() if other == reason]
-        named = "all layers" if len(found) == len(reasons) else ", ".join(found)
+        named = ", ".join(found[:_MOST_NAMES])
+        if len(found) > _MOST_NAMES:
+            named += f" and {len(found) - _MOST_NAMES} more layers"
         yield f"{named}: {reason}"

@@ -158,7 +158,7 @@ class _Reader:
     ) -> tuple[int, ...]:
         """What a model does with its inputs before its first layer."""
 
-        def perform(given: Any) -> Any:
+        def perform(given: Any, **_: Any) -> Any:  # a mask of None
             return inner._standardize_inputs(_converted(model, given))  # noqa: SLF001
 
         outputs = self.new(len(inner.inputs))

@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from bnscope.calibration.compiling import Function, Tensors, compiled, eager
-from bnscope.calibration.found import add_moments, eager_moments
+from bnscope.calibration.compiling import Function, Tensors, compiled, eager, kept, loaded, size_of
+from bnscope.calibration.found import add_moments, add_seen
 from bnscope.calibration.hooks import Call, Enough, hooked
 from bnscope.calibration.moments import Moments
 from bnscope.calibration.stages import Stage, make_stages
@@ -75,9 +75,9 @@ class Wavefront:
             given = held[position] if held else self.state(batch, index)
             state, measured = self.functions[index](given)
             if held:
-                held[position] = state
+                held[position] = kept(state)
             for norm, values in zip(stage.norms, measured, strict=True):
-                add_moments(found, norm.layer, Moments.of_batch(values))
+                add_moments(found, norm.layer, values)
             self.tick()
         return found
 
@@ -94,7 +94,7 @@ class Wavefront:
 
     def start(self, batch: Leaves) -> Tensors:
         """The input as it stands before the first stage."""
-        return [batch[slot] for slot in self.stages[0].given]
+        return loaded([batch[slot] for slot in self.stages[0].given])
 
     def extremes(self) -> list[Leaves]:
         """The first and the last batch, whose sizes may differ."""
@@ -115,14 +115,11 @@ class Wavefront:
 
         The first batch is run through all stages to see it.
         """
-        import keras
-
         state, peak = self.start(self.batches[0]), 0
         for stage in self.stages:
             before = state
             state, _ = eager(partial(_advance, stage))(state)
-            leaves = keras.tree.flatten([before, state])
-            peak = max(peak, sum(leaf.nbytes for leaf in leaves))
+            peak = max(peak, sum(size_of(tensor) for tensor in [*before, *state]))
         count = sum(len(batch[0]) for batch in self.batches)
         return peak * count // max(len(self.batches[0][0]), 1)
 
@@ -158,9 +155,7 @@ class Wavefront:
         def answer(call: Call) -> Any:
             key = id(call.norm)
             if self.target.is_open(call.norm):
-                moments = eager_moments(call)
-                if moments is not None:
-                    add_moments(found, call.norm, moments)
+                if add_seen(found, call):
                     raise Enough
                 self.target.hidden(call.norm)
             elif key in called or key not in fresh:

@@ -1,0 +1,457 @@
+"""Recalibration: population statistics in the place of moving averages."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import randomize_batch_norms
+
+import bnscope
+from bnscope.calibration import recalibration
+from bnscope.errors import BnscopeError, UnsupportedModelError
+
+layers = keras.layers
+SAMPLES = 70  # the last batch of 32 is a part of one
+
+
+@keras.saving.register_keras_serializable("tests")
+class Seen(layers.BatchNormalization):
+    """A BN layer that keeps what goes in, for a reference computed in another way."""
+
+    kept = None
+
+    def call(self, inputs, training=None, mask=None):
+        if Seen.kept is not None:
+            Seen.kept.append((self, keras.ops.convert_to_numpy(inputs), mask))
+        return super().call(inputs, training=training, mask=mask)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """A custom layer that calls BN layers inside."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.dense = layers.Dense(width)
+        self.first, self.second = Seen(), Seen()
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.first.build((*shape[:-1], self.width))
+        self.second.build((*shape[:-1], self.width))
+
+    def call(self, inputs, training=None):
+        x = self.first(self.dense(inputs), training=training)
+        return self.second(keras.ops.tanh(x), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """A model whose structure is written in its `call`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = Block(6)
+        self.drop = layers.Dropout(0.5)
+        self.norm = Seen()
+        self.head = layers.Dense(2)
+
+    def call(self, inputs, training=None):
+        x = self.drop(self.block(inputs, training=training), training=training)
+        return self.head(self.norm(keras.ops.relu(x), training=training))
+
+
+def convolutions():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.GaussianNoise(0.5)(inputs)
+    x = layers.Conv2D(6, 3, use_bias=False)(x)
+    x = Seen()(x)
+    x = layers.Dropout(0.5)(layers.ReLU()(x))
+    y = Seen(scale=False)(layers.Conv2D(6, 3, padding="same")(x))
+    x = layers.Add()([x, y])
+    x = Seen(center=False)(layers.Conv2D(5, 3, strides=2)(x))
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((5,)), layers.Dense(4), Seen()])
+    inputs = keras.Input((5,))
+    middle = keras.Model(inputs, layers.ReLU()(inner(layers.Dense(5)(inputs))))
+    return keras.Sequential([keras.Input((5,)), Seen(), middle, Seen(), layers.Dense(2)])
+
+
+def shared_on_one_level():
+    norm = Seen()
+    one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
+    x = layers.Concatenate()([norm(layers.Dense(3)(one)), norm(layers.Dense(3)(other))])
+    return keras.Model({"one": one, "other": other}, Seen()(layers.Dense(3)(x)))
+
+
+def custom_layers():
+    inputs = keras.Input((5,))
+    x = Block(4)(layers.Dense(6)(inputs))
+    return keras.Model(inputs, Seen()(Block(3)(layers.ReLU()(x))))
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((2, 5), "float32"))
+    return model
+
+
+def over_time():
+    inputs = keras.Input((6, 3))
+    x = layers.TimeDistributed(layers.BatchNormalization())(inputs)
+    x = layers.TimeDistributed(layers.Dense(4))(x)
+    x = layers.LSTM(5, return_sequences=True)(Seen()(x))
+    return keras.Model(inputs, Seen()(x))
+
+
+def axis_one():
+    inputs = keras.Input((4, 7))
+    return keras.Model(inputs, Seen(axis=1)(layers.Dense(7)(Seen(axis=1)(inputs))))
+
+
+def frozen():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Seen()(layers.Dense(3)(Seen()(inputs))))
+    model.trainable = False
+    return model
+
+
+def baked():
+    inputs = keras.Input((4,))
+    x = Seen()(layers.Dense(3)(inputs), training=True)
+    return keras.Model(inputs, layers.Dense(2)(Seen()(x, training=False)))
+
+
+MODELS = {
+    function.__name__: function
+    for function in (
+        convolutions,
+        nested,
+        shared_on_one_level,
+        custom_layers,
+        subclassed,
+        axis_one,
+        frozen,
+    )
+}
+
+
+def made(function, rng):
+    keras.utils.set_random_seed(7)
+    model = function()
+    randomize_batch_norms(model, rng)
+    return model
+
+
+def data_for(model, rng, count=SAMPLES):
+    def draw(shape):
+        scale = rng.uniform(0.5, 3.0, shape[1:])
+        return rng.normal(rng.normal(0.0, 2.0, shape[1:]), scale, (count, *shape[1:]))
+
+    if isinstance(model, Subclassed):
+        return draw((None, 5)).astype("float32")
+    drawn = {x.name: draw(x.shape).astype("float32") for x in model.inputs}
+    return drawn if len(drawn) > 1 else drawn.popitem()[1]
+
+
+def norms_of(model):
+    kind = layers.BatchNormalization
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+
+
+def reference(model, data):
+    """Population statistics by definition: one layer after another, all samples as one batch.
+
+    The model is changed.
+    """
+    done = []
+    while True:
+        Seen.kept = []
+        model(data, training=False)
+        kept, Seen.kept = Seen.kept, None
+        norm = next((norm for norm, *_ in kept if norm not in done), None)
+        if norm is None:
+            return [statistics_of(norm) for norm in done], done
+        parts = []
+        for each, x, _ in kept:
+            if each is norm:
+                x = np.moveaxis(x.astype("float64"), norm.axis, -1)
+                parts.append(x.reshape(-1, x.shape[-1]))
+        x = np.concatenate(parts)
+        norm.moving_mean.assign(x.mean(0))
+        norm.moving_variance.assign(x.var(0))
+        done.append(norm)
+
+
+def statistics_of(norm):
+    values = (norm.moving_mean, norm.moving_variance)
+    return [np.asarray(keras.ops.convert_to_numpy(v), "float64").copy() for v in values]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for (mean, variance), (other_mean, other_variance) in zip(found, expected, strict=True):
+        sigma = np.sqrt(other_variance)
+        assert np.max(np.abs(mean - other_mean) / sigma) < 1e-5
+        assert np.max(np.abs(variance / other_variance - 1)) < 1e-4
+
+
+@pytest.mark.parametrize("limit", [None, 500], ids=["held", "computed again"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_gets_the_statistics_of_its_input_when_all_before_use_theirs(
+    name, limit, rng
+):
+    model = made(MODELS[name], rng)
+    data = data_for(model, rng)
+    before = [np.copy(w) for w in model.get_weights()]
+    told = []
+    result = recalibration(model, data, memory_limit=limit, tell=told.append)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert all(layer.reason is None for layer in result.layers)
+    assert result.samples == SAMPLES
+    expected, order = reference(model, data)
+    where = {id(norm): index for index, norm in enumerate(norms_of(model))}
+    copied = norms_of(result.model)
+    assert_same([statistics_of(copied[where[id(norm)]]) for norm in order], expected)
+    assert any("passes over the data" in text for text in told) == (
+        limit is not None or name in {"custom_layers", "subclassed"}
+    )
+
+
+def test_time_steps_count_as_samples(rng):
+    model = made(over_time, rng)
+    data = data_for(model, rng)
+    result = recalibration(model, data, inplace=True)
+    first = model.layers[1].layer
+    assert all(layer.reason is None for layer in result.layers)
+    x = data.astype("float64").reshape(-1, 3)
+    assert_same([statistics_of(first)], [(x.mean(0), x.var(0))])
+    found = statistics_of(model.layers[-1])
+    inner = keras.Model(model.input, model.layers[-1].input)
+    x = np.asarray(inner.predict(data, verbose=0), "float64").reshape(-1, 5)
+    assert_same([found], [(x.mean(0), x.var(0))])
+
+
+def test_masked_time_steps_do_not_count(rng):
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(9, 3, mask_zero=True, embeddings_initializer="normal")(inputs)
+    x = layers.BatchNormalization()(x)
+    model = keras.Model(inputs, layers.LSTM(2)(x))
+    data = rng.integers(0, 9, (50, 6)) * (rng.random((50, 6)) < 0.6)
+    bnscope.recalibrate(model, data, inplace=True)
+    table = np.asarray(model.layers[1].get_weights()[0], "float64")
+    x = table[data[data != 0]]
+    norm = norms_of(model)[0]
+    assert_same([statistics_of(norm)], [(x.mean(0), x.var(0))])
+
+
+def test_training_baked_into_the_graph_does_not_count(rng):
+    model = made(baked, rng)
+    data = data_for(model, rng)
+    made_again = bnscope.recalibrate(model, data)
+    first, second = (statistics_of(norm) for norm in norms_of(made_again))
+    dense = model.layers[1]
+    x = data.astype("float64") @ dense.get_weights()[0] + dense.get_weights()[1]
+    assert_same([first], [(x.mean(0), x.var(0))])
+    norm = norms_of(model)[0]
+    gamma, beta = (np.asarray(w) for w in norm.get_weights()[:2])
+    y = (x - first[0]) / np.sqrt(first[1] + norm.epsilon) * gamma + beta
+    assert_same([second], [(y.mean(0), y.var(0))])
+
+
+def test_a_layer_called_on_several_levels_is_said_not_to_be_exact(rng):
+    inputs = keras.Input((4,))
+    norm = layers.BatchNormalization(name="again")
+    model = keras.Model(inputs, norm(layers.Dense(4)(norm(inputs))))
+    with pytest.warns(UserWarning, match="again: called at several depths"):
+        bnscope.recalibrate(model, data_for(model, rng), inplace=True)
+    (mean, _), data = statistics_of(norm), data_for(model, rng)
+    assert not np.allclose(mean, data.mean(0))
+
+
+def test_renorm_statistics_go_along(rng):
+    inputs = keras.Input((4,))
+    try:
+        norm = layers.BatchNormalization(renorm=True)
+    except (TypeError, ValueError):
+        pytest.skip("this Keras has no renorm")
+    model = keras.Model(inputs, norm(inputs))
+    data = data_for(model, rng)
+    bnscope.recalibrate(model, data, inplace=True)
+    sigma = np.sqrt(data.var(0) + norm.epsilon)
+    for name, value in {
+        "renorm_mean": data.mean(0),
+        "renorm_stddev": sigma,
+        "moving_stddev": sigma,
+    }.items():
+        got = keras.ops.convert_to_numpy(getattr(norm, name))
+        np.testing.assert_allclose(got, value, rtol=1e-4)
+
+
+def test_large_means_do_not_spoil_the_variance(rng):
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, layers.BatchNormalization()(inputs))
+    data = rng.normal((1000.0, -300.0, 0.0), (1.0, 0.1, 5.0), (90, 6, 6, 3))
+    data = data.astype("float32")
+    bnscope.recalibrate(model, data, inplace=True)
+    x = data.astype("float64").reshape(-1, 3)
+    mean, variance = statistics_of(norms_of(model)[0])
+    # Of the mean no more can be asked than float32 holds.
+    sigma = np.sqrt(x.var(0))
+    assert np.max(np.abs(mean - x.mean(0)) / (sigma + np.abs(x.mean(0)))) < 1e-7
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-4)
+
+
+def test_the_batch_method_is_near_and_labelled(rng):
+    model = made(convolutions, rng)
+    data = data_for(model, rng, 256)
+    exact = recalibration(model, data, batch_size=64)
+    near = recalibration(model, data, method="batch", batch_size=64)
+    assert all(layer.reason.startswith("approximate") for layer in near.layers)
+    assert not any(layer["exact"] for layer in near.to_dict()["layers"])
+    errors = [
+        np.max(np.abs(one.mean - other.mean) / np.sqrt(one.variance))
+        for one, other in zip(exact.layers, near.layers, strict=True)
+    ]
+    assert errors[0] < 1e-5  # nothing stands before the first layer
+    assert 1e-5 < max(errors) < 0.1
+    with pytest.warns(UserWarning, match="approximate"):
+        bnscope.recalibrate(model, data, method="batch")
+
+
+@pytest.mark.parametrize("name", ["custom_layers", "subclassed", "nested"])
+def test_the_batch_method_reaches_layers_inside(name, rng):
+    model = made(MODELS[name], rng)
+    data = data_for(model, rng, 32)
+    near = recalibration(model, data, method="batch", inplace=True)
+    # One batch: what normalizes with its own statistics has the population's.
+    expected, order = reference(model, data)
+    assert len(order) == len(near.layers)
+    assert_same([statistics_of(norm) for norm in order], expected)
+
+
+def test_the_copy_is_compiled_and_the_original_stays(rng):
+    model = made(convolutions, rng)
+    model.compile("adam", "mse", metrics=["mae"])
+    data = data_for(model, rng)
+    model.fit(data, np.zeros((SAMPLES, 3)), verbose=0)
+    steps = int(model.optimizer.iterations)
+    result = bnscope.recalibrate(model, data)
+    assert result is not model
+    assert int(result.optimizer.iterations) == steps
+    assert result.evaluate(data, np.zeros((SAMPLES, 3)), verbose=0)
+    same = bnscope.recalibrate(model, data, inplace=True)
+    assert same is model
+    np.testing.assert_allclose(
+        model.predict(data, verbose=0), result.predict(data, verbose=0), atol=1e-5
+    )
+
+
+def test_cold_statistics_are_rescued(rng):
+    keras.utils.set_random_seed(3)
+    model = convolutions()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    data = data_for(model, rng, 128)
+    target = data.mean(axis=(1, 2))
+    model.fit(data, target, epochs=2, batch_size=32, verbose=0)
+    before = model.evaluate(data, target, verbose=0)
+    after = bnscope.recalibrate(model, data).evaluate(data, target, verbose=0)
+    assert after < before / 2
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "dataset", "pairs"])
+def test_whatever_fit_takes(kind, rng):
+    model = made(convolutions, rng)
+    data = data_for(model, rng, 64)
+    expected = recalibration(model, data)
+
+    class Samples(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return data[16 * index : 16 * index + 16], np.zeros((16, 3))
+
+    def batches():
+        for start in range(0, 64, 16):
+            yield (data[start : start + 16], np.zeros((16, 3)))
+
+    given = {
+        "list": [data],
+        "generator": batches(),
+        "dataset": Samples(),
+        "pairs": ((data[i : i + 16],) for i in range(0, 64, 16)),
+    }[kind]
+    found = recalibration(model, given)
+    assert found.samples == 64
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_end_an_endless_generator(rng):
+    model = made(convolutions, rng)
+    data = data_for(model, rng, 16)
+
+    def endless():
+        while True:
+            yield (data,)
+
+    assert recalibration(model, endless(), steps=3).samples == 48
+    with pytest.raises(BnscopeError, match="steps="):
+        recalibration(model, endless(), memory_limit=100_000)
+
+
+def test_errors_are_clear_and_nothing_is_changed(rng):
+    model = made(convolutions, rng)
+    data = data_for(model, rng)
+    before = [np.copy(w) for w in model.get_weights()]
+    broken = data.copy()
+    broken[3, 2, 2, 1] = np.nan
+    cases = [
+        (broken, {}, "is not finite"),
+        (data[:, :, :, :2], {}, "does not run on the data"),
+        (data[:0], {}, "no sample"),
+        ("text", {}, "cannot be read"),
+        (data, {"method": "precise"}, "no method"),
+        (data, {"batch_size": 0}, "batch_size must be"),
+    ]
+    for x, options, text in cases:
+        with pytest.raises(BnscopeError, match=text):
+            bnscope.recalibrate(model, x, inplace=True, **options)
+        for weight, old in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, old)
+    plain = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    with pytest.raises(UnsupportedModelError, match="no BatchNormalization"):
+        bnscope.recalibrate(plain, np.zeros((4, 3)))
+    with pytest.raises(UnsupportedModelError, match="not built"):
+        bnscope.recalibrate(Subclassed(), np.zeros((4, 5)))
+
+
+def test_a_model_that_cannot_be_copied_is_changed_in_place_only(rng):
+    class Forgetful(layers.Layer):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.BatchNormalization()(Forgetful(2.0)(inputs)))
+    data = data_for(model, rng)
+    with pytest.raises(UnsupportedModelError, match="cannot be copied"):
+        bnscope.recalibrate(model, data)
+    bnscope.recalibrate(model, data, inplace=True)
+    mean, _ = statistics_of(norms_of(model)[0])
+    np.testing.assert_allclose(mean, 2.0 * data.mean(0), rtol=1e-4)
