@@ -573,7 +573,7 @@ def one_layer_feeds_ten_thousand(folder):
     return write_json(folder, model(layers, ["b0"]))
 
 
-@case("so entangled")
+@case("Expected a model that Keras saved")
 def dense_graph(folder):
     layers = [source()]
     for i in range(600):

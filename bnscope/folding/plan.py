@@ -21,6 +21,7 @@ from bnscope.folding.reasons import Reason, Refusal
 from bnscope.folding.walk import Take, Way, normalized, refuse_sharing, way_ahead, way_back
 from bnscope.folding.wrappers import View, see_through
 from bnscope.graph import batchnorm, kinds
+from bnscope.graph.limits import MAX_CHANNELS, too_much
 from bnscope.graph.model import Call, Graph, Layer
 from bnscope.rewriting.edits import DropInput, DropLayer, Edit, Step
 
@@ -344,6 +345,8 @@ def _values(layer: Layer, size: int | None) -> ScaleShift:
         return scale_and_shift(state)
     # A file without values: each channel is taken to do something of its own, in order.
     count = size or _UNKNOWN_CHANNELS
+    if count > MAX_CHANNELS:
+        raise too_much(f"{layer.path} normalizes {count:,} channels", MAX_CHANNELS)
     channels = np.arange(1.0, count + 1)
     center = bool(layer.config.get("center", True))
     return ScaleShift(channels, channels if center else np.zeros(count))
