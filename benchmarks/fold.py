@@ -87,7 +87,9 @@ def time_folding(name: str, size: int, rounds: int) -> None:
     for what in ("build", "copy"):
         beyond = [f - c for f, c in zip(seconds["fold"], seconds[what], strict=True)]
         title = f"fold beyond the {what}"
-        print(f"  {title:<24} {statistics.median(beyond):6.2f} s   {quartiles(beyond, 's')}")
+        print(
+            f"  {title:<24} {statistics.median(beyond):6.2f} s   {quartiles(beyond, 's')}"
+        )
     print(f"  verified {result.max_error:.1e}, {result.tolerance:.1e} allowed")
     print(f"  memory on top of the loaded model {peak / weights:.2f} x the weights")
 

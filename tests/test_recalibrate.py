@@ -183,10 +183,10 @@ def reference(model, data):
         if norm is None:
             return [statistics_of(norm) for norm in done], done
         parts = []
-        for each, x, _ in kept:
+        for each, given, _ in kept:
             if each is norm:
-                x = np.moveaxis(x.astype("float64"), norm.axis, -1)
-                parts.append(x.reshape(-1, x.shape[-1]))
+                last = np.moveaxis(given.astype("float64"), norm.axis, -1)
+                parts.append(last.reshape(-1, last.shape[-1]))
         x = np.concatenate(parts)
         norm.moving_mean.assign(x.mean(0))
         norm.moving_variance.assign(x.var(0))
@@ -408,6 +408,7 @@ def test_steps_end_an_endless_generator(rng):
             yield (data,)
 
     assert recalibration(model, endless(), steps=3).samples == 48
+    assert recalibration(model, data_for(model, rng), steps=2).samples == 64
     with pytest.raises(BnscopeError, match="steps="):
         recalibration(model, endless(), memory_limit=100_000)
 
@@ -455,3 +456,65 @@ def test_a_model_that_cannot_be_copied_is_changed_in_place_only(rng):
     bnscope.recalibrate(model, data, inplace=True)
     mean, _ = statistics_of(norms_of(model)[0])
     np.testing.assert_allclose(mean, 2.0 * data.mean(0), rtol=1e-4)
+
+
+@pytest.fixture
+def saved(tmp_path, rng):
+    """A compiled and trained model, and samples, as files."""
+    model = made(convolutions, rng)
+    model.compile("adam", "mse")
+    data = data_for(model, rng)
+    model.fit(data, np.zeros((SAMPLES, 3)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=data, y=np.zeros((SAMPLES, 3)))
+    return model, data
+
+
+def test_the_command_writes_a_model_that_trains_on(saved, tmp_path, run_cli):
+    model, data = saved
+    path, out = tmp_path / "model.keras", tmp_path / "out.keras"
+    given = ["recalibrate", path, "--data", tmp_path / "data.npz", "-o", out]
+    code, text, errors = run_cli(*given)
+    assert (code, errors) == (0, "")
+    assert "3 BN layers recalibrated on 70 samples" in text
+    found = keras.models.load_model(out)
+    assert int(found.optimizer.iterations) == int(model.optimizer.iterations)
+    expected = bnscope.recalibrate(model, data)
+    assert_same(*([statistics_of(n) for n in norms_of(m)] for m in (found, expected)))
+    code, _, errors = run_cli(*given)
+    assert code == 2
+    assert "exists already" in errors
+    code, text, errors = run_cli(
+        *given, "--overwrite", "--memory", "1e-6", "--output-format", "json", "--steps", "1"
+    )
+    assert code == 0
+    assert "3 passes over the data" in errors
+    result = json.loads(text)
+    assert (result["samples"], result["passes"], len(result["layers"])) == (32, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--data", "data.npz"], "-o FILE is missing"),
+        (["-o", "out.keras"], "--data FILE is missing"),
+        (["-o", "out.keras", "--data", "no.npz"], "does not exist"),
+        (["-o", "out.keras", "--data", "model.keras"], "cannot be read as .npz"),
+        (["-o", "out.keras", "--data", "wide.npz"], "does not run on the data"),
+        (
+            ["-o", "out.keras", "--data", "data.npz", "--batch-size", "0"],
+            "batch_size must be",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("saved")
+def test_errors_of_the_command_are_one_line_and_write_nothing(
+    run_cli, arguments, text, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("wide.npz", x=np.zeros((4, 8, 8, 5), "float32"))
+    code, out, errors = run_cli("recalibrate", "model.keras", *arguments)
+    assert (code, out) == (2, "")
+    assert text in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out.keras").exists()

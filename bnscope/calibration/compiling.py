@@ -77,7 +77,7 @@ def size_of(tensor: Any) -> int:
     import keras
 
     itemsize = np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize
-    return math.prod(tensor.shape) * itemsize
+    return int(math.prod(tensor.shape)) * itemsize
 
 
 def _in_tensorflow(function: Function, examples: Sequence[Tensors]) -> Function:

@@ -38,7 +38,7 @@ def read_batches(
     """
     import keras
 
-    adapter = _adapter(x, batch_size, steps)
+    adapter = _adapter(x, batch_size)
     # Arrays are in memory anyway.
     most = math.inf if type(adapter).__name__ == "ArrayDataAdapter" else limit
     batches: list[Any] = []
@@ -50,7 +50,7 @@ def read_batches(
             raise BnscopeError(
                 f"The first {len(batches) + 1} batches alone take more than the "
                 f"{limit / _GIB:.1f} GiB of memory to be used.",
-                f"Use fewer samples: steps={max(len(batches) // 4, 1)}. Some thousand images "
+                f"Use fewer samples: steps={max(len(batches) // 4, 1)} (--steps). Some thousand images "
                 "determine the statistics well.",
             )
         if len(leaves[0]):
@@ -60,11 +60,11 @@ def read_batches(
     return batches
 
 
-def _adapter(x: Any, batch_size: int | None, steps: int | None) -> Any:
+def _adapter(x: Any, batch_size: int | None) -> Any:
     from keras.src.trainers.data_adapters import get_data_adapter
 
     try:
-        return get_data_adapter(x=x, batch_size=batch_size, steps_per_epoch=steps)
+        return get_data_adapter(x=x, batch_size=batch_size)
     except (ValueError, TypeError, IndexError) as error:
         raise BnscopeError(
             f"The data cannot be read: {first_line(error)}.",

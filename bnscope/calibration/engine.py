@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from bnscope.rewriting.running import unchanged
 METHODS = ("exact", "batch")
 APPROXIMATE = (
     "approximate: while each layer was measured, the layers before it normalized with the "
-    'statistics of single batches (method="exact" has them use the new ones)'
+    "statistics of single batches (the method exact has them use the new ones)"
 )
 _GIB = 2**30
 _MOST_NAMES = 3
@@ -35,7 +36,7 @@ _COPY_TOLERANCE = 1e-2
 Tell = Callable[[str], None]
 
 
-def recalibrate(
+def recalibrate(  # noqa: PLR0913  the last four are rarely given
     model: Any,
     x: Any,
     *,
@@ -132,7 +133,8 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
     limit = default_limit() if memory_limit is None else memory_limit
     batches = read_batches(x, batch_size, steps, limit)
     before = {path: _statistics(norm) for path, norm in norms.items()}
-    run = _Run(model, norms, batches, limit, tell or (lambda _: None), shown)
+    target = Target(norms)
+    run = _Run(model, target, batches, limit, tell or (lambda _: None), shown)
     with unchanged(model):
         run.measure(method)
         expected = None if inplace else run.outputs(model)
@@ -142,7 +144,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
     if not inplace and not _alike(expected, run.outputs(made)):
         raise _not_copied(model, "the copy computes something else")
     otherwise = APPROXIMATE if method == "batch" else None
-    reasons = {path: run.target.reason(norm) or otherwise for path, norm in norms.items()}
+    reasons = {path: target.reason(norm) or otherwise for path, norm in norms.items()}
     layers = tuple(
         LayerStatistics(
             path, *_statistics(norm), *before[path], float(norm.epsilon), reasons[path]
@@ -154,35 +156,29 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
     return Recalibration(made, method, samples, run.passes, layers, notes)
 
 
+@dataclass
 class _Run:
     """One recalibration of a model, on batches that are in memory."""
 
-    def __init__(
-        self,
-        model: Any,
-        norms: Mapping[str, Any],
-        batches: Sequence[Any],
-        limit: int,
-        tell: Tell,
-        shown: Bar | None,
-    ) -> None:
+    model: Any
+    target: Target
+    structured: Sequence[Any]
+    limit: int
+    tell: Tell
+    shown: Bar | None
+    passes: int = 1
+    done: int = 0
+
+    def __post_init__(self) -> None:
         import keras
 
-        self.model = model
-        self.structure = batches[0]
-        self.batches = [keras.tree.flatten(batch) for batch in batches]
-        self.limit = limit
-        self.tell = tell
-        self.shown = shown
-        self.target = Target(norms)
-        self.passes = 1
-        self.total = len(batches)
-        self.done = 0
+        self.batches = [keras.tree.flatten(batch) for batch in self.structured]
+        self.total = len(self.batches)
 
     def measure(self, method: str) -> None:
         """Sets the new statistics in the model."""
         try:
-            steps = read_steps(self.model, self.structure, self.target.norms.values())
+            steps = read_steps(self.model, self.structured[0], self.target.norms.values())
             if method == "batch":
                 recalibrate_batchwise(
                     self.model, steps, self.batches, self.target, self.tick
@@ -208,9 +204,9 @@ class _Run:
             self.passes = levels
             self.tell(
                 f"the activations of all samples take {size / _GIB:.2f} GiB, more than the "
-                f"{self.limit / _GIB:.2f} GiB to be used (memory_limit): they are computed "
+                f"{self.limit / _GIB:.2f} GiB to be used (memory_limit, --memory): they are computed "
                 f"again for each level of BN layers, {levels} passes over the data instead "
-                "of about one; fewer samples (steps) take less"
+                "of about one; fewer samples (steps, --steps) take less"
             )
         if wavefront.in_part:
             self.passes += wavefront.in_part
@@ -232,12 +228,9 @@ class _Run:
         """What a model gives for the first batch."""
         import keras
 
-        batch = keras.tree.pack_sequence_as(self.structure, self.batches[0])
         with unchanged(model):
-            return [
-                np.asarray(y, np.float64)
-                for y in keras.tree.flatten(model.predict_on_batch(batch))
-            ]
+            outputs = keras.tree.flatten(model.predict_on_batch(self.structured[0]))
+        return [np.asarray(y, np.float64) for y in outputs]
 
 
 def _check_arguments(

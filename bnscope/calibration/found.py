@@ -21,9 +21,7 @@ def add_moments(found: dict[int, Moments], norm: Any, tensors: Sequence[Any]) ->
 def add_seen(found: dict[int, Moments], call: Call) -> bool:
     """Merges the moments of what goes into a layer now; False if that has no values yet."""
     try:
-        add_moments(
-            found, call.norm, batch_moments(call.inputs, call.norm.axis, call.mask)
-        )
+        add_moments(found, call.norm, batch_moments(call.inputs, call.norm.axis, call.mask))
     except Exception:  # noqa: BLE001  a loop of the backend traces its body
         return False
     return True

@@ -130,7 +130,7 @@ class _Reader:
 
         inner = _opened(model)
         if inner is None:
-            self.add(model, given, 1, fill, _calling(model))
+            self.add(model, given, self.new(1), fill)
         else:
             self.functional(inner, self.enter(model, inner, given, fill))
 
@@ -141,17 +141,14 @@ class _Reader:
     def add(
         self,
         operation: Any,
-        inputs: Sequence[int],
-        count: int,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
         fill: Fill,
-        perform: Callable[..., Any],
         norm: Norm | None = None,
-    ) -> tuple[int, ...]:
-        outputs = self.new(count)
+    ) -> None:
         inside = () if norm is not None else self.norms_in(operation)
-        step = Step(operation, tuple(inputs), outputs, norm, inside, fill, perform)
-        self.steps.append(step)
-        return outputs
+        call = _calling(operation)
+        self.steps.append(Step(operation, inputs, outputs, norm, inside, fill, call))
 
     def enter(
         self, model: Any, inner: Any, inputs: Sequence[int], fill: Fill
@@ -185,9 +182,10 @@ class _Reader:
         inner = _opened(node.operation)
         if inner is not None and not _is_masked(node):
             return self.functional(inner, self.enter(node.operation, inner, given, fill))
-        operation, count = node.operation, len(node.output_tensors)
+        outputs = self.new(len(node.output_tensors))
         norm = self.norm(node, slots) if _takes_one(node) else None
-        return self.add(operation, given, count, fill, _calling(operation), norm)
+        self.add(node.operation, given, outputs, fill, norm)
+        return outputs
 
     def norm(self, node: Any, slots: Mapping[int, int]) -> Norm | None:
         """The call of a BN layer that a node is, if it is one to recalibrate."""
@@ -200,7 +198,7 @@ class _Reader:
             return Norm(operation, operation.axis, slot, where)
         layer = getattr(operation, "layer", None)
         timed = type(operation) is keras.layers.TimeDistributed and mask is None
-        if timed and id(layer) in self.norms:
+        if layer is not None and timed and id(layer) in self.norms:
             # Time steps are so many more samples to a layer that treats each value alone.
             return Norm(layer, layer.axis + (layer.axis >= 0), slot, None)
         return None

@@ -12,7 +12,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from bnscope.calibration.compiling import Function, Tensors, compiled, eager, kept, loaded, size_of
+from bnscope.calibration.compiling import (
+    Function,
+    Tensors,
+    compiled,
+    eager,
+    kept,
+    loaded,
+    size_of,
+)
 from bnscope.calibration.found import add_moments, add_seen
 from bnscope.calibration.hooks import Call, Enough, hooked
 from bnscope.calibration.moments import Moments

@@ -13,14 +13,12 @@ from typing import Any
 
 from bnscope.errors import BnscopeError
 
+VERIFIED = "verify on the array x of this .npz (or one by input name), not on random input"
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
-    """Adds `--import` and `--data`."""
-    parser.add_argument(
-        "--data",
-        metavar="FILE",
-        help="verify on the array x of this .npz (or one by input name), not on random input",
-    )
+
+def add_loading(parser: argparse.ArgumentParser, *, data: str = VERIFIED) -> None:
+    """Adds `--import` and `--data`, with the help of the latter."""
+    parser.add_argument("--data", metavar="FILE", help=data)
     parser.add_argument(
         "--import",
         dest="modules",
@@ -71,6 +69,8 @@ def read_data(path: str | None) -> Any:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise unreadable from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise unreadable  # another zip archive
     return arrays.get("x", arrays)
 
 

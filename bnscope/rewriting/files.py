@@ -93,7 +93,7 @@ def load_compiled(
     except Exception as error:  # noqa: BLE001  Keras raises all sorts here
         model = load(path, custom_objects)
         note = (
-            f"Keras cannot load the training configuration of {path}, so the fixed model is "
+            f"Keras cannot load the training configuration of {path}, so the new model is "
             f"not compiled: {first_line(error)}."
         )
         return model, (note,)

@@ -1,0 +1,153 @@
+"""`bnscope recalibrate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bnscope.cli.common import (
+    EXIT_CLEAN,
+    Commands,
+    Parser,
+    add_format,
+    note,
+    print_json,
+    say,
+)
+from bnscope.cli.loading import add_loading, import_modules, read_data, working
+from bnscope.errors import BnscopeError
+from bnscope.rules.base import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from bnscope.calibration import Recalibration
+
+_GIB = 2**30
+# Of what --data may hold besides the inputs.
+_NO_INPUTS = frozenset({"y", "x_val", "y_val"})
+
+
+def add(commands: Commands[Parser]) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "recalibrate", help="replace moving statistics by those of a data set"
+    )
+    parser.add_argument("path", metavar="FILE", help=".keras or .h5")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write: .keras, or .h5"
+    )
+    parser.add_argument(
+        "--method",
+        choices=["exact", "batch"],
+        default="exact",
+        help="batch is approximate: one pass with the statistics of each batch "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="samples in a batch (default: 32)"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="use only so many batches (default: all)"
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="memory for activations (default: half of what is free)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing output"
+    )
+    add_loading(
+        parser,
+        data="the samples, best those trained on: array x of this .npz, or one by input name",
+    )
+    add_format(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Recalibrates a file."""
+    for given, what in ((options.output, "-o FILE"), (options.data, "--data FILE")):
+        if not given:
+            raise BnscopeError(
+                f"{what} is missing.",
+                "Usage: bnscope recalibrate FILE --data x.npz -o recalibrated.keras",
+            )
+    from bnscope.rewriting import files
+
+    output = files.check_output(options.output, overwrite=options.overwrite)
+    data = _inputs(read_data(options.data))
+    import_modules(options.modules)
+    with working(f"Loading {options.path} ..."):
+        model, complaints = files.load_compiled(options.path)
+    result = _recalibrated(model, data, options)
+    files.save(result.model, output, overwrite=options.overwrite)
+    if options.output_format == "json":
+        whole = {**result.to_dict(), "notes": [*complaints, *result.notes]}
+        print_json({"path": options.path, "output": str(output), **whole})
+    else:
+        _print(result)
+        for text in complaints:
+            say(text)
+        say(f"Written to {output}.")
+    return EXIT_CLEAN
+
+
+def _inputs(data: Any) -> Any:
+    """The samples; of arrays by name those that are inputs."""
+    if not isinstance(data, dict):
+        return data
+    return {name: array for name, array in data.items() if name not in _NO_INPUTS}
+
+
+def _recalibrated(
+    model: Any, data: Any | Mapping[str, Any], options: argparse.Namespace
+) -> Recalibration:
+    from bnscope.calibration import recalibration
+    from bnscope.progress import bar
+
+    memory = None if options.memory is None else int(options.memory * _GIB)
+    with bar("Recalibrating") as shown:
+        return recalibration(
+            model,
+            data,
+            method=options.method,
+            batch_size=options.batch_size,
+            steps=options.steps,
+            inplace=True,
+            memory_limit=memory,
+            tell=note,
+            shown=shown,
+        )
+
+
+def _print(result: Recalibration) -> None:
+    from bnscope.printing import console
+    from bnscope.tables import table
+
+    columns = [
+        ("layer", "left"),
+        ("channels", "right"),
+        ("mean moved, in sigma", "right"),
+        ("variance, old / new", "right"),
+    ]
+    rows = [
+        (
+            layer.layer,
+            str(len(layer.mean)),
+            f"{layer.shift:.3g}",
+            f"{layer.ratio:.3g}",
+        )
+        for layer in result.layers
+    ]
+    console(sys.stdout).print(table(columns, rows))
+    for text in result.notes:
+        say(f"Not exact: {text}.")
+    say(
+        f"{plural(len(result.layers), 'BN layer')} recalibrated on "
+        f"{plural(result.samples, 'sample')}; what is shown is the channel that changed most."
+    )
