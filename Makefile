@@ -52,6 +52,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/lint.py
 	$(BIN)/python benchmarks/monitor.py
 	$(BIN)/python benchmarks/fold.py
+	$(BIN)/python benchmarks/recalibrate.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -518,3 +518,53 @@ def test_errors_of_the_command_are_one_line_and_write_nothing(
     assert text in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "out.keras").exists()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Cell(layers.Layer):
+    """A recurrent cell with BN inside."""
+
+    state_size = 3
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.norm = layers.Dense(3), layers.BatchNormalization()
+
+    def build(self, shape):
+        self.dense.build((shape[0], 3 + shape[-1]))
+        self.norm.build((shape[0], 3))
+
+    def call(self, inputs, states, training=None):
+        x = self.dense(keras.ops.concatenate([inputs, states[0]], axis=-1))
+        x = keras.ops.tanh(self.norm(x, training=training))
+        return x, [x]
+
+
+def recurrent_cell():
+    inputs = keras.Input((5, 2))
+    return keras.Model(inputs, Seen()(layers.RNN(Cell())(inputs)))
+
+
+def model_over_time():
+    inner = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4), layers.BatchNormalization()]
+    )
+    inputs = keras.Input((6, 3))
+    return keras.Model(inputs, Seen()(layers.TimeDistributed(inner)(inputs)))
+
+
+@pytest.mark.parametrize("method", ["exact", "batch"])
+@pytest.mark.parametrize("function", [recurrent_cell, model_over_time])
+def test_a_layer_inside_a_loop_is_said_not_to_be_exact(function, method, rng):
+    model = made(function, rng)
+    data = data_for(model, rng)
+    result = recalibration(model, data, method=method)
+    inside, behind = result.layers
+    assert inside.reason is not None
+    if method == "batch":
+        return
+    assert behind.reason is None  # with what the one inside has now
+    where = keras.Model(result.model.input, result.model.layers[-1].input)
+    x = np.asarray(where.predict(data, verbose=0), "float64")
+    x = x.reshape(-1, x.shape[-1])
+    assert_same([(behind.mean, behind.variance)], [(x.mean(0), x.var(0))])

@@ -76,7 +76,7 @@ def size_of(tensor: Any) -> int:
     """How many bytes a tensor or array takes."""
     import keras
 
-    itemsize = np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize
+    itemsize: int = np.dtype(keras.backend.standardize_dtype(tensor.dtype)).itemsize
     return int(math.prod(tensor.shape)) * itemsize
 
 
