@@ -318,7 +318,8 @@ def on_a_terminal(arguments, columns):
 
 SLOW = """
 import sys, time
-from bnscope.cli import main, progress
+from bnscope import progress
+from bnscope.cli import main
 from bnscope.linting import batch
 real = batch.lint_source
 def slow(*arguments):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from bnscope.rewriting.edits import (
 )
 from bnscope.rewriting.engine import rewrite
 from bnscope.rewriting.files import check_output, holds_code
-from bnscope.rewriting.inputs import InputSpec, nudged, random_batches
+from bnscope.rewriting.inputs import InputSpec, input_specs, nudged, random_batches
 from bnscope.rewriting.verify import Verifier, find_culprit
 
 layers = keras.layers
@@ -298,12 +300,17 @@ def test_one_unit_of_rounding_bounds_the_tolerance_of_a_sensitive_network():
 
 
 def test_the_inputs_are_moved_by_one_unit_of_their_own_size():
-    (moved,) = nudged([(np.array([[1.0, 1000.0, 1e-4]], np.float32),)], "float32", 0)
+    spec = InputSpec("x", (None, 3), "float32")
+    given = [(np.array([[1.0, 1000.0, 1e-4]], np.float32),)]
+    (moved,) = nudged([spec], given, "float32", 0)
     step = np.abs(moved[0] - np.array([[1.0, 1000.0, 1e-4]], np.float32))
     assert (step > 0).all()
     assert (step <= 2.0**-23 * np.array([1.0, 1000.0, 1e-4])).all()
     ids = np.array([[1, 2]])
-    assert np.array_equal(nudged([(ids,)], "float32", 0)[0][0], ids)
+    assert np.array_equal(nudged([spec], [(ids,)], "float32", 0)[0][0], ids)
+    padded = np.array([[1.0, -1.0, -1.0]], np.float32)
+    (moved,) = nudged([replace(spec, padding=-1.0)], [(padded,)], "float32", 0)
+    assert list(moved[0][0] == padded[0]) == [False, True, True]
 
 
 def test_random_inputs_fit_what_the_inputs_take():
@@ -323,6 +330,23 @@ def test_random_inputs_fit_what_the_inputs_take():
     assert set(text) <= {"a", "b"}
     assert flag.dtype == bool
     assert len({len(array) for array in batch}) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "dtype", "padding"),
+    [
+        (layers.Masking(-1.0), "float32", -1.0),
+        (layers.Embedding(5_000, 3, mask_zero=True), "int32", 0),
+    ],
+)
+def test_some_samples_have_steps_that_are_masked(first, dtype, padding):
+    inputs = keras.Input((6, 3) if dtype == "float32" else (6,), dtype=dtype)
+    model = keras.Model(inputs, layers.LSTM(2)(layers.Dropout(0.1)(first(inputs))))
+    (spec,) = input_specs(live.read(model))
+    batch = random_batches([spec], lambda rng, shape: rng.normal(size=shape), 0)[0][0]
+    masked = (batch == padding).reshape(len(batch), 6, -1).all(axis=-1)
+    assert masked[1::2, -1].all()
+    assert not masked[:, 0].any()
 
 
 def test_a_batch_size_of_one_is_run_more_than_once():

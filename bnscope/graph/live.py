@@ -7,6 +7,7 @@ hyper-parameters, but all its nodes are there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -48,15 +49,17 @@ def read(model: Any, *, trace: bool = False) -> Graph:
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    return _read(model, trace=trace)[0]
+    _check(model)
+    return _read(model, Tracer(model) if trace else None)[0]
 
 
-def keras_layers(model: Any, *, trace: bool = False) -> dict[str, Any]:
+def keras_layers(model: Any, tracer: Tracer | None = None) -> dict[str, Any]:
     """The Keras layers of a live model by their path in its graph.
 
     Args:
         model: a `keras.Model`.
-        trace: whether `call`s of the user's are followed, as `read` does.
+        tracer: what follows the `call`s of the user's, if they are to be followed. The
+            operations inside are those of its traces.
 
     Returns:
         Layer objects, those inside wrappers and custom layers included.
@@ -64,10 +67,11 @@ def keras_layers(model: Any, *, trace: bool = False) -> dict[str, Any]:
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    return {path: spec.source for path, spec in _read(model, trace=trace)[1].items()}
+    _check(model)
+    return {path: spec.source for path, spec in _read(model, tracer)[1].items()}
 
 
-def _read(model: Any, *, trace: bool) -> tuple[Graph, dict[str, LayerSpec]]:
+def _check(model: Any) -> None:
     import keras
 
     if not isinstance(model, keras.Model):
@@ -76,7 +80,10 @@ def _read(model: Any, *, trace: bool) -> tuple[Graph, dict[str, LayerSpec]]:
             f"Expected a Keras 3 model, got {kind}.",
             "Pass a keras.Model, or the path of a saved model (.keras, .h5, .json).",
         )
-    reader = _Reader(Tracer(model) if trace else None)
+
+
+def _read(model: Any, tracer: Tracer | None) -> tuple[Graph, dict[str, LayerSpec]]:
+    reader = _Reader(tracer)
     spec = reader.whole(model)
     top = spec.model or ModelSpec(layers=spec.children, opaque=_SUBCLASSED)
     return build(spec.name, top, training=_training(model), has_weights=True)
@@ -267,7 +274,19 @@ def _config(layer: Any) -> dict[str, Any]:
         config = layer.get_config()
     except Exception:  # noqa: BLE001  a user's class may raise anything; it stays opaque
         return {}
-    return config if isinstance(config, dict) else {}
+    return {**config, **_renamed(layer)} if isinstance(config, dict) else {}
+
+
+def _renamed(layer: Any) -> dict[str, str]:
+    """The user's activation, where Keras gives it the name of one of its own."""
+    import keras
+
+    function = getattr(layer, "activation", None)
+    name = str(getattr(function, "__name__", ""))
+    module = str(getattr(function, "__module__", ""))
+    if isinstance(function, FunctionType) and not module.startswith("keras."):
+        return {"activation": f"custom.{name}"} if hasattr(keras.activations, name) else {}
+    return {}
 
 
 def _variables(layer: Any) -> dict[str, Variable]:

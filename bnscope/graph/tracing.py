@@ -51,6 +51,7 @@ class Tracer:
     def __init__(self, model: Any) -> None:
         self.layers: list[Any] = list(model._flatten_layers())  # noqa: SLF001
         self.known = {id(layer) for layer in self.layers}
+        self.traces: dict[tuple[int, str], Trace] = {}
 
     def first_call(self, model: Any) -> Arguments:
         """The arguments with which a model was built.
@@ -79,7 +80,7 @@ class Tracer:
         )
 
     def trace(self, layer: Any, calls: Sequence[Arguments]) -> Trace:
-        """Calls a layer as it was called before.
+        """Calls a layer as it was called before; once, if it is asked for again.
 
         Args:
             layer: a subclassed model or a custom layer.
@@ -92,7 +93,13 @@ class Tracer:
             raise UntraceableError("it takes a mask, or hands one on, which no node shows")
         if len({_summary(call) for call in calls}) != 1:
             raise UntraceableError("it is called in several ways")
-        runs = [self._run(layer, calls[0], training=training) for training in (True, False)]
+        key = (id(layer), _summary(calls[0], in_full=True))
+        if key not in self.traces:
+            self.traces[key] = self._trace(layer, calls[0])
+        return self.traces[key]
+
+    def _trace(self, layer: Any, call: Arguments) -> Trace:
+        runs = [self._run(layer, call, training=training) for training in (True, False)]
         if outline(runs[0], self.known) != outline(runs[1], self.known):
             raise UntraceableError("its `call` does not always call the same layers")
         pairs = zip(
@@ -186,6 +193,15 @@ def overrides_call(model: Any) -> bool:
     return not owner.__module__.startswith("keras.")
 
 
+def _input_name(tensor: Any) -> str | None:
+    """The name of a tensor that is an input of a model with a graph."""
+    import keras
+
+    history = getattr(tensor, "_keras_history", None)
+    given = history is not None and isinstance(history.operation, keras.layers.InputLayer)
+    return str(tensor.name) if given else None
+
+
 def _with_batch(tensor: Any, size: int) -> Any:
     import keras
 
@@ -234,7 +250,7 @@ def _fresh_inputs(
             made = keras.Input(
                 batch_shape=tensor.shape,
                 dtype=tensor.dtype,
-                name=f"{name}_{len(inputs)}" if inputs else name,
+                name=_input_name(tensor) or (f"{name}_{len(inputs)}" if inputs else name),
             )
             inputs.append(made)
             return made
@@ -268,6 +284,27 @@ def _depends_on_masks(layer: Any, call: Arguments) -> bool:
     return unnamed or bool(layer.supports_masking)
 
 
+def check_constants(trace: Trace) -> None:
+    """Raises UntraceableError if an operand was computed, from weights for instance.
+
+    In a trace such a tensor of TensorFlow's has no value, and no node shows its origin.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    for node in trace.nodes:
+        arguments = node.arguments
+        for value in keras.tree.flatten([list(arguments.args), dict(arguments.kwargs)]):
+            if isinstance(value, tf.Tensor) and not hasattr(value, "numpy"):
+                raise UntraceableError(
+                    "its `call` computes with weights or constants alone, before "
+                    f"{node.operation.name} brings them together with what is given to it"
+                )
+
+
 def mask_of(tensor: Any) -> Any:
     """The mask that Keras hands on with a tensor; None if there is none."""
     from keras.src import backend
@@ -287,12 +324,13 @@ def is_followed(layer: Any) -> bool:
     )
 
 
-def _summary(call: Arguments) -> str:
+def _summary(call: Arguments, *, in_full: bool = False) -> str:
     """What must be the same in all calls of a layer: everything but batch and space."""
     rest = {name: item for name, item in call.kwargs.items() if name != "training"}
 
     def describe(tensor: Any) -> str:
-        rank = None if tensor.shape is None else len(tensor.shape)
-        return f"{rank} {tensor.dtype}"
+        if in_full or tensor.shape is None:
+            return f"{tensor.shape} {tensor.dtype}"
+        return f"{len(tensor.shape)} {tensor.dtype}"
 
     return repr(mapped([list(call.args), rest], describe))

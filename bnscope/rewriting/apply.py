@@ -18,6 +18,7 @@ import numpy as np
 
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph.live import keras_layers
+from bnscope.graph.tracing import Tracer, mask_of
 from bnscope.rewriting.copying import (
     all_layers,
     copy_layer,
@@ -101,21 +102,27 @@ def rebuild(model: Any, edits: Iterable[Edit]) -> Rebuilt:
 def _made_again(model: Any, edits: Iterable[Edit], *, opened: bool) -> tuple[Any, Builder]:
     if not opened:
         check_rebuildable(model)
-    layers = keras_layers(model, trace=opened)
+    tracer = Tracer(model) if opened else None
+    layers = keras_layers(model, tracer)
     edited = {id(layers[path]): edits for path, edits in by_layer(edits).items()}
     with custom_classes(layers.values()):
-        builder = _builder(model, edited, layers, opened=opened)
+        builder = _builder(model, edited, layers, tracer)
         rebuilt = builder.layer(model)
     builder.finish(model, rebuilt)
     return rebuilt, builder
 
 
 def _builder(
-    model: Any, edits: dict[int, LayerEdits], layers: dict[str, Any], *, opened: bool
+    model: Any,
+    edits: dict[int, LayerEdits],
+    layers: dict[str, Any],
+    tracer: Tracer | None,
 ) -> Builder:
+    if tracer is None:
+        return Builder(edits, layers)
     from bnscope.rewriting.opening import OpeningBuilder  # which builds on this module
 
-    return OpeningBuilder(model, edits, layers) if opened else Builder(edits, layers)
+    return OpeningBuilder(model, edits, layers, tracer)
 
 
 class Builder:
@@ -187,10 +194,12 @@ class Builder:
             kept.append(self.layer(before))
         for layer in model.layers:
             last = layer is model.layers[-1]
+            given = _dtype_into(layer) if model.inputs else layer.compute_dtype
+            same = before is not None and before.compute_dtype == layer.compute_dtype
             if not self.edits_of(layer).dropped:
                 kept.append(self.layer(layer))
-            elif last or before is None or before.compute_dtype != layer.compute_dtype:
-                kept.append(self.identity(layer, layer.compute_dtype))
+            elif last or not same or not keras.backend.is_float_dtype(given):
+                kept.append(self.identity(layer, given, layer.compute_dtype))
             self.seen.add(id(layer))
             before = layer
         rebuilt = keras.Sequential(kept, name=model.name)
@@ -207,7 +216,7 @@ class Builder:
         tensors = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
         outputs = {id(tensor) for tensor in model.outputs}
         for node in nodes(model):
-            new = keras.tree.flatten(self.call(node, tensors, outputs))
+            new = self.called(node, tensors, outputs)
             tensors.update(
                 {id(o): n for o, n in zip(node.output_tensors, new, strict=True)}
             )
@@ -217,6 +226,13 @@ class Builder:
     def input(self, tensor: Any) -> Any:
         """The new input for an old one."""
         return self.layer(tensor._keras_history.operation).output  # noqa: SLF001
+
+    def called(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> list[Any]:
+        """The new tensors for what a node returns."""
+        import keras
+
+        new = keras.tree.flatten(self.call(node, tensors, outputs))
+        return [_unmasked(o, n) for o, n in zip(node.output_tensors, new, strict=True)]
 
     def call(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> Any:
         """What a node returns on the new tensors."""
@@ -261,19 +277,29 @@ class Builder:
         (returned,) = node.output_tensors
         if id(returned) not in outputs and returned.dtype == given.dtype:
             return given
-        return self.identity(node.operation, returned.dtype)(given)
+        return self.identity(node.operation, given.dtype, returned.dtype)(given)
 
-    def identity(self, layer: Any, dtype: str) -> Any:
-        """The layer that stands where a layer or operation was taken out."""
+    def identity(self, layer: Any, given: str, dtype: str) -> Any:
+        """The layer that stands where a layer or operation was taken out.
+
+        Args:
+            layer: the one that was taken out.
+            given: dtype of what goes in.
+            dtype: dtype of what came out.
+        """
         import keras
 
         if id(layer) not in self.made:
             policy = getattr(layer, "dtype_policy", None)
-            self.made[id(layer)] = keras.layers.Identity(
-                name=layer.name,
-                dtype=dtype if policy is None else policy.name,
-                trainable=getattr(layer, "trainable", True),
-            )
+            options = {
+                "name": layer.name,
+                "dtype": dtype if policy is None else policy.name,
+                "trainable": getattr(layer, "trainable", True),
+            }
+            if keras.backend.is_float_dtype(given):
+                self.made[id(layer)] = keras.layers.Identity(**options)
+            else:  # integers stay integers in an Identity
+                self.made[id(layer)] = keras.layers.Rescaling(1.0, **options)
         return self.made[id(layer)]
 
     def loses_training(self, layer: Any) -> bool:
@@ -341,6 +367,24 @@ class Builder:
             self.copy_trainable(old.layer, new.layer)
         else:
             copy_trainable(old, new)
+
+
+def _dtype_into(layer: Any) -> str:
+    """The dtype of what goes into a layer of a Sequential model."""
+    return str(layer._inbound_nodes[0].input_tensors[0].dtype)  # noqa: SLF001
+
+
+def _unmasked(old: Any, new: Any) -> Any:
+    """The new tensor without a mask that the old one does not have.
+
+    An operation, unlike a layer, hands no mask on; where a sum is taken out, its operand may
+    have one.
+    """
+    import keras
+
+    if mask_of(new) is None or mask_of(old) is not None:
+        return new
+    return keras.ops.copy(new)
 
 
 def _build_one_by_one(made: dict[int, Any], model: Any) -> None:

@@ -56,6 +56,7 @@ class InputSpec:
         dtype: dtype name.
         limit: integers from 0 to below this are drawn; None for real numbers.
         pixels: whether the model takes numbers up to 255, which it makes small itself.
+        padding: what stands in the steps that the model masks; None if it masks none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class InputSpec:
     dtype: str
     limit: int | None = None
     pixels: bool = False
+    padding: float | None = None
 
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
@@ -193,10 +195,20 @@ def cheapest(batches: Sequence[Batch]) -> list[int]:
     return [sizes.index(min(sizes))]
 
 
-def nudged(batches: Sequence[Batch], dtype: str, seed: int) -> list[Batch]:
-    """The same inputs, each real number moved by one unit of rounding of a dtype."""
+def nudged(
+    specs: Sequence[InputSpec], batches: Sequence[Batch], dtype: str, seed: int
+) -> list[Batch]:
+    """The same inputs, each real number but padding moved by one unit of rounding."""
     rng = np.random.default_rng(seed)
-    return [tuple(_nudge(rng, array, dtype) for array in batch) for batch in batches]
+    return [
+        tuple(
+            np.where(array == spec.padding, array, _nudge(rng, array, dtype))
+            if spec.padding is not None
+            else _nudge(rng, array, dtype)
+            for spec, array in zip(specs, batch, strict=True)
+        )
+        for batch in batches
+    ]
 
 
 def unit_of_rounding(dtype: str) -> float:
@@ -213,28 +225,37 @@ def _spec(graph: Graph, tensor: Tensor) -> InputSpec:
             "Give the model a keras.Input.",
         )
     dtype = tensor.dtype or "float32"
-    limit = _limit(graph, tensor, dtype)
-    return InputSpec(tensor.name, tensor.shape, dtype, limit, _takes_pixels(graph, tensor))
+    ends = ends_after(graph, tensor, lambda call: call.kind in _PASSES_IDS)
+    takers = [end.call for end in ends if end.call is not None]
+    return InputSpec(
+        tensor.name,
+        tensor.shape,
+        dtype,
+        _limit(takers, dtype),
+        _takes_pixels(takers),
+        _padding(takers),
+    )
 
 
-def _takes_pixels(graph: Graph, tensor: Tensor) -> bool:
+def _takes_pixels(takers: Sequence[Call]) -> bool:
     """Whether an input goes into a `Rescaling` that makes its numbers much smaller."""
-    scales = [
-        end.call.config.get("scale", 1.0)
-        for end in ends_after(graph, tensor, lambda call: call.kind in _PASSES_IDS)
-        if end.call is not None and end.call.kind == "Rescaling"
-    ]
+    scales = [call.config.get("scale", 1.0) for call in takers if call.kind == "Rescaling"]
     return any(np.all(np.abs(np.asarray(scale, float)) < _PIXEL_SCALE) for scale in scales)
 
 
-def _limit(graph: Graph, tensor: Tensor, dtype: str) -> int | None:
+def _padding(takers: Sequence[Call]) -> float | None:
+    """The value of an input that is masked; None if none is."""
+    for call in takers:
+        if call.kind == "Masking":
+            return float(call.config.get("mask_value", 0.0))
+        if call.kind == "Embedding" and call.config.get("mask_zero"):
+            return 0.0
+    return None
+
+
+def _limit(takers: Sequence[Call], dtype: str) -> int | None:
     """How many different integers an input takes; None for real numbers."""
-    limits = [
-        limit
-        for end in ends_after(graph, tensor, lambda call: call.kind in _PASSES_IDS)
-        if end.call is not None
-        for limit in _limits(end.call)
-    ]
+    limits = [limit for call in takers for limit in _limits(call)]
     if limits:
         return min(limits)
     return 2 if "int" in dtype or dtype == "bool" else None
@@ -263,9 +284,13 @@ def _array(
 ) -> Array:
     if spec.dtype == "string":
         return rng.choice(np.array(words, dtype=object), shape)
-    if spec.limit is not None:
-        return rng.integers(0, spec.limit, shape).astype(numpy_dtype(spec.dtype))
-    return draw(rng, shape).astype(numpy_dtype(spec.dtype))
+    whole = spec.limit is not None
+    drawn = rng.integers(0, spec.limit, shape) if whole else draw(rng, shape)
+    array = drawn.astype(numpy_dtype(spec.dtype))
+    if spec.padding is not None and len(shape) > 1 and shape[1] > 1:
+        for sample in array[1::2]:  # every other sample ends early
+            sample[rng.integers(1, shape[1]) :] = spec.padding
+    return array
 
 
 def numpy_dtype(name: str) -> Any:

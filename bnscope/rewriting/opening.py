@@ -15,7 +15,7 @@ from typing import Any
 from bnscope.errors import UnsupportedModelError
 from bnscope.graph.sandbox import UntraceableError
 from bnscope.graph.traces import Arguments, Trace, symbolic_tensors
-from bnscope.graph.tracing import Tracer, is_followed, mask_of
+from bnscope.graph.tracing import Tracer, check_constants, is_followed, mask_of
 from bnscope.rewriting.apply import Builder
 from bnscope.rewriting.copying import all_layers, copy_layer
 from bnscope.rewriting.edits import LayerEdits
@@ -28,14 +28,19 @@ class OpeningBuilder(Builder):
         model: the model.
         edits: what to change, by the `id` of the layer.
         layers: the layers of the model by path.
+        tracer: what followed the `call`s when the layers were found.
     """
 
     def __init__(
-        self, model: Any, edits: dict[int, LayerEdits], layers: dict[str, Any]
+        self,
+        model: Any,
+        edits: dict[int, LayerEdits],
+        layers: dict[str, Any],
+        tracer: Tracer,
     ) -> None:
         super().__init__(edits, layers)
         self.model = model
-        self.tracer = Tracer(model)
+        self.tracer = tracer
         self.training: dict[int, bool | None] = {}
         self.opening: dict[int, bool] = {}
         self.followed: list[Any] = []
@@ -106,6 +111,7 @@ class OpeningBuilder(Builder):
                 raise UntraceableError(
                     f'its `call` changes "{trace.changes[0]}", on which later calls may depend'
                 )
+            check_constants(trace)
             self.tracer.check_batch_sizes(layer, trace)
         except UntraceableError as error:
             raise UnsupportedModelError(
@@ -143,7 +149,7 @@ class OpeningBuilder(Builder):
             name = names.get(id(operation)) if first else None
             if name and not self.edits_of(operation).dropped:
                 self.layer(operation).name = name
-            new = keras.tree.flatten(self.call(node, tensors, outputs))
+            new = self.called(node, tensors, outputs)
             if name and id(operation) in self.made:  # what stands for a dropped one too
                 self.made[id(operation)].name = name
             for one, other in zip(node.output_tensors, new, strict=True):

@@ -174,7 +174,8 @@ class Verifier:
         chosen = cheapest(self.batches)
         if not self.is_steady() and not self.repeats(chosen):
             return 0.0
-        moved = nudged([self.batches[index] for index in chosen], self.dtype, SEED)
+        batches = [self.batches[index] for index in chosen]
+        moved = nudged(self.specs, batches, self.dtype, SEED)
         errors = [check.error for check in self.again(chosen, moved)]
         return max((error for error in errors if np.isfinite(error)), default=0.0)
 
