@@ -134,8 +134,6 @@ class OpeningBuilder(Builder):
 
     def replay(self, trace: Trace, tensors: dict[int, Any]) -> list[Any]:
         """The outputs of a followed call on the new tensors."""
-        import keras
-
         names = _unique_names(trace)
         self.training.update(
             {id(n): mode for n, mode in zip(trace.nodes, trace.training, strict=True)}
