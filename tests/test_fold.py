@@ -331,6 +331,31 @@ def test_state_that_is_no_weight_is_kept():
     assert new.get_vocabulary() == text.get_vocabulary()
 
 
+def test_a_function_of_the_users_with_a_name_of_kerass_is_no_linear_activation():
+    def linear(x):
+        return keras.ops.tanh(x)
+
+    inputs = keras.Input((6,))
+    model = randomize(keras.Model(inputs, BN()(layers.Dense(5, activation=linear)(inputs))))
+    (verdict,) = assert_folded(model, samples(3, 6)).verdicts
+    assert not verdict.folded
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_bn_on_integers_goes_forward_and_leaves_real_numbers(sequential):
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    parts = [BN(), layers.AveragePooling2D(2), layers.Conv2D(4, 3)]
+    model = keras.Sequential([inputs, *parts])
+    if not sequential:
+        x = inputs
+        for part in parts:
+            x = part(x)
+        model = keras.Model(inputs, x)
+    pixels = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 3)).astype("uint8")
+    (verdict,) = assert_folded(randomize(model), pixels).verdicts
+    assert verdict.folded
+
+
 def test_lambdas_functions_and_custom_layers_of_a_live_model_are_kept():
     class Halved(layers.Layer):
         def __init__(self, factor, **kwargs):

@@ -191,3 +191,25 @@ def test_bn_with_invalid_statistics_takes_nothing_up(randomized):
     other.moving_mean.assign(np.full(4, np.nan))
     verdicts = make_plan(bnscope.graph.read(model)).verdicts
     assert [verdict.folded for verdict in verdicts] == [False, False]
+
+
+def test_a_sum_of_operators_hands_no_mask_on_after_it_is_gone(folded):
+    inputs = keras.Input((6, 4))
+    x = layers.Masking()(inputs)
+    y = layers.Dense(4)(x) + BN()(x)
+    model = keras.Model(inputs, layers.LSTM(3)(y))
+    result = folded(model)
+    assert directions(result) == ["beside"]
+    data = np.random.default_rng(0).normal(size=(5, 6, 4)).astype("float32")
+    data[:, 3:] = 0.0
+    expected, actual = (
+        keras.ops.convert_to_numpy(m(data, training=False)) for m in (model, result.model)
+    )
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_integers_that_a_sum_takes_stay_numbers(folded, dtype):
+    inputs = keras.Input((4,), dtype=dtype)
+    total = layers.Add()([layers.Dense(4)(inputs), BN()(inputs)])
+    assert directions(folded(keras.Model(inputs, total))) == ["beside"]

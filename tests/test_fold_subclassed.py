@@ -627,3 +627,58 @@ def test_what_following_a_call_fixes_is_said(randomized):
 def test_a_model_that_is_not_opened_has_no_notes(randomized):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), BN()])
     assert bnscope.fold(randomized(model)).notes == ()
+
+
+class Branches(keras.Model):
+    """BN in a sum of operators."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.bn, self.head = layers.Dense(4), BN(), layers.LSTM(2)
+        self.mask = layers.Masking()
+
+    def call(self, inputs, training=None):
+        x = keras.ops.relu(self.mask(inputs))
+        return self.head(self.dense(x) + self.bn(x, training=training))
+
+
+def test_bn_in_a_sum_within_a_call_is_folded_beside(folded):
+    result = folded(built(Branches(), (6, 4)), (6, 4))
+    assert [verdict.direction for verdict in result.verdicts] == ["beside"]
+    assert norms(result.model) == []
+
+
+class Scaled(keras.Model):
+    """A weight of its own is multiplied with what BN returns, as it is or computed with."""
+
+    def __init__(self, prepare, **options):
+        super().__init__(**options)
+        self.prepare, self.dense, self.bn = prepare, layers.Dense(4), BN()
+        self.scale = self.add_weight(shape=(4,), initializer="ones", name="scale")
+
+    def call(self, inputs, training=None):
+        return self.bn(self.dense(inputs), training=training) * self.prepare(self.scale)
+
+
+def test_a_weight_that_a_call_uses_directly_becomes_a_constant(folded):
+    assert folded(built(Scaled(lambda scale: scale), (3,)), (3,)).verdicts[0].folded
+
+
+def test_weights_that_are_computed_with_alone_are_refused_in_one_line(randomized):
+    model = randomized(built(Scaled(keras.ops.exp), (3,)))
+    with pytest.raises(UnsupportedModelError, match="weights or constants alone"):
+        bnscope.fold(model)
+
+
+class Doubled(keras.Model):
+    """A Functional model with a `call` of its own."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask) * 2.0
+
+
+def test_a_functional_subclass_with_a_call_keeps_the_names_of_its_inputs(folded):
+    inputs = keras.Input((3,), name="pixels")
+    result = folded(Doubled(inputs, BN()(layers.Dense(4)(inputs))), (3,))
+    assert result.verdicts[0].folded
+    assert [tensor.name for tensor in result.model.inputs] == ["pixels"]
