@@ -208,6 +208,17 @@ def test_a_sum_of_operators_hands_no_mask_on_after_it_is_gone(folded):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def test_a_sum_of_operators_that_is_an_output_keeps_its_name(folded, tmp_path):
+    inputs = keras.Input((6, 4))
+    x = layers.Masking()(inputs)
+    model = keras.Model(inputs, layers.Dense(4)(x) + BN()(x))
+    result = folded(model)
+    assert directions(result) == ["beside"]
+    assert result.model.output_names == model.output_names
+    result.save(tmp_path / "folded.keras")
+    compare(model, keras.models.load_model(tmp_path / "folded.keras"), seed=4)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "uint8"])
 def test_integers_that_a_sum_takes_stay_numbers(folded, dtype):
     inputs = keras.Input((4,), dtype=dtype)

@@ -49,7 +49,7 @@ def read(model: Any, *, trace: bool = False) -> Graph:
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    _check(model)
+    _check_model(model)
     return _read(model, Tracer(model) if trace else None)[0]
 
 
@@ -67,11 +67,11 @@ def keras_layers(model: Any, tracer: Tracer | None = None) -> dict[str, Any]:
     Raises:
         UnsupportedModelError: if this is no Keras 3 model.
     """
-    _check(model)
+    _check_model(model)
     return {path: spec.source for path, spec in _read(model, tracer)[1].items()}
 
 
-def _check(model: Any) -> None:
+def _check_model(model: Any) -> None:
     import keras
 
     if not isinstance(model, keras.Model):

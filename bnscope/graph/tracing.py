@@ -325,7 +325,10 @@ def is_followed(layer: Any) -> bool:
 
 
 def _summary(call: Arguments, *, in_full: bool = False) -> str:
-    """What must be the same in all calls of a layer: everything but batch and space."""
+    """What must be the same in all calls of a layer: everything but batch and space.
+
+    In full, with these too: by that a trace is known again.
+    """
     rest = {name: item for name, item in call.kwargs.items() if name != "training"}
 
     def describe(tensor: Any) -> str:

@@ -194,12 +194,12 @@ class Builder:
             kept.append(self.layer(before))
         for layer in model.layers:
             last = layer is model.layers[-1]
-            given = _dtype_into(layer) if model.inputs else layer.compute_dtype
-            same = before is not None and before.compute_dtype == layer.compute_dtype
             if not self.edits_of(layer).dropped:
                 kept.append(self.layer(layer))
-            elif last or not same or not keras.backend.is_float_dtype(given):
-                kept.append(self.identity(layer, given, layer.compute_dtype))
+            else:
+                given = _dtype_into(layer, before)
+                if last or before is None or given != layer.compute_dtype:
+                    kept.append(self.identity(layer, given, layer.compute_dtype))
             self.seen.add(id(layer))
             before = layer
         rebuilt = keras.Sequential(kept, name=model.name)
@@ -216,7 +216,7 @@ class Builder:
         tensors = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
         outputs = {id(tensor) for tensor in model.outputs}
         for node in nodes(model):
-            new = self.called(node, tensors, outputs)
+            new = keras.tree.flatten(self.call(node, tensors, outputs))
             tensors.update(
                 {id(o): n for o, n in zip(node.output_tensors, new, strict=True)}
             )
@@ -227,25 +227,19 @@ class Builder:
         """The new input for an old one."""
         return self.layer(tensor._keras_history.operation).output  # noqa: SLF001
 
-    def called(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> list[Any]:
-        """The new tensors for what a node returns."""
-        import keras
-
-        new = keras.tree.flatten(self.call(node, tensors, outputs))
-        return [_unmasked(o, n) for o, n in zip(node.output_tensors, new, strict=True)]
-
     def call(self, node: Any, tensors: dict[int, Any], outputs: set[int]) -> Any:
         """What a node returns on the new tensors."""
         import keras
 
         layer = node.operation
         args, kwargs = self.arguments(node, tensors)
+        returned = node.output_tensors[0]
         if self.edits_of(layer).dropped:
             self.seen.add(id(layer))
-            return self.pass_on(node, args[0], outputs)
+            return self.pass_on(node, _unmasked(returned, args[0]), outputs)
         rest = self.remaining(node)
         if len(rest) < len(node.input_tensors):
-            operands = [tensors[id(tensor)] for tensor in rest]
+            operands = [_unmasked(returned, tensors[id(tensor)]) for tensor in rest]
             if len(operands) > 1:
                 return self.layer(layer)(operands)
             self.seen.add(id(layer))
@@ -369,22 +363,23 @@ class Builder:
             copy_trainable(old, new)
 
 
-def _dtype_into(layer: Any) -> str:
-    """The dtype of what goes into a layer of a Sequential model."""
-    return str(layer._inbound_nodes[0].input_tensors[0].dtype)  # noqa: SLF001
+def _dtype_into(layer: Any, before: Any) -> str:
+    """The dtype of what goes into a layer of a Sequential model, after the one before it."""
+    if layer._inbound_nodes:  # noqa: SLF001
+        return str(layer._inbound_nodes[0].input_tensors[0].dtype)  # noqa: SLF001
+    return str((before or layer).compute_dtype)
 
 
-def _unmasked(old: Any, new: Any) -> Any:
-    """The new tensor without a mask that the old one does not have.
+def _unmasked(returned: Any, given: Any) -> Any:
+    """What goes into a call that is taken out, without a mask if none came out of the call.
 
-    An operation, unlike a layer, hands no mask on; where a sum is taken out, its operand may
-    have one.
+    An operation, unlike a layer, hands no mask on.
     """
     import keras
 
-    if mask_of(new) is None or mask_of(old) is not None:
-        return new
-    return keras.ops.copy(new)
+    if mask_of(given) is None or mask_of(returned) is not None:
+        return given
+    return keras.ops.copy(given)
 
 
 def _build_one_by_one(made: dict[int, Any], model: Any) -> None:

@@ -202,9 +202,7 @@ def nudged(
     rng = np.random.default_rng(seed)
     return [
         tuple(
-            np.where(array == spec.padding, array, _nudge(rng, array, dtype))
-            if spec.padding is not None
-            else _nudge(rng, array, dtype)
+            _nudge(rng, array, dtype, spec.padding)
             for spec, array in zip(specs, batch, strict=True)
         )
         for batch in batches
@@ -298,14 +296,17 @@ def numpy_dtype(name: str) -> Any:
     return np.dtype("float32" if name == "bfloat16" else name)
 
 
-def _nudge(rng: np.random.Generator, array: Array, dtype: str) -> Array:
+def _nudge(
+    rng: np.random.Generator, array: Array, dtype: str, padding: float | None
+) -> Array:
     if array.dtype.kind != "f":
         return array
     signs = rng.choice([-1.0, 1.0], array.shape)
     unit = unit_of_rounding(dtype)
     # One unit of the number's own binary order, so that it survives the rounding.
     spacing = unit * np.exp2(np.floor(np.log2(np.maximum(np.abs(array), 1e-30))))
-    return np.asarray(array + signs * spacing, array.dtype)
+    moved = np.asarray(array + signs * spacing, array.dtype)
+    return moved if padding is None else np.where(array == padding, array, moved)
 
 
 def _in_order(specs: Sequence[InputSpec], data: Any) -> list[Any]:

@@ -134,6 +134,8 @@ class OpeningBuilder(Builder):
 
     def replay(self, trace: Trace, tensors: dict[int, Any]) -> list[Any]:
         """The outputs of a followed call on the new tensors."""
+        import keras
+
         names = _unique_names(trace)
         self.training.update(
             {id(n): mode for n, mode in zip(trace.nodes, trace.training, strict=True)}
@@ -147,7 +149,7 @@ class OpeningBuilder(Builder):
             name = names.get(id(operation)) if first else None
             if name and not self.edits_of(operation).dropped:
                 self.layer(operation).name = name
-            new = self.called(node, tensors, outputs)
+            new = keras.tree.flatten(self.call(node, tensors, outputs))
             if name and id(operation) in self.made:  # what stands for a dropped one too
                 self.made[id(operation)].name = name
             for one, other in zip(node.output_tensors, new, strict=True):
