@@ -15,7 +15,8 @@ START = "bnscope/start"  # JSON: what was known of the model when training began
 STATISTICS_TAG = "bnscope/statistics"  # float32 [layers, statistics, columns]
 LAYERS = "bnscope/layers"  # float32 [layers, fields]
 CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
-ALERT = "bnscope/alert"  # JSON: one alert
+ALERT = "bnscope/alert"  # JSON: one alert; further ones of a step under numbered tags
+ALERT_TEXT = "bnscope/alerts"  # the same for people
 
 # After so many records the cadence doubles.
 MAX_RECORDS = 4000
@@ -38,6 +39,19 @@ def describe(layout: Layout) -> dict[str, Any]:
         "statuses": [str(status) for status in STATUSES],
         "variables": list(VARIABLES),
     }
+
+
+def numbered(tag: str, number: int) -> str:
+    """The tag of the value of that number, counted from 0, at one step.
+
+    TensorBoard's default data server keeps one value of a tag at a step, the last one.
+    """
+    return f"{tag}/{number}" if number else tag
+
+
+def is_alert(tag: str) -> bool:
+    """Whether a tag holds alerts."""
+    return tag == ALERT or tag.startswith(f"{ALERT}/")
 
 
 class Thinning:
