@@ -121,13 +121,14 @@ def channels(
     return figures.channel_map(_run(source), path, variable, sort)
 
 
-def channel(source: Any, path: str, number: int) -> Any:
+def channel(source: Any, path: str, number: int | None = None) -> Any:
     """One channel followed through time, over its layer's other channels.
 
     Args:
         source: as in `trends`, one run.
         path: path of the layer.
-        number: the channel, counted from 0.
+        number: the channel, counted from 0; None for the one with the smallest variance at the
+            end.
 
     Returns:
         A `plotly.graph_objects.Figure`.

@@ -39,9 +39,13 @@ class Source:
     context: Any
     experiment: str
 
-    def states(self) -> dict[str, State]:
-        """The runs that hold events of bnscope, each with a state that changes as it grows."""
-        listed = self._listed(None)
+    def states(self, names: Sequence[str] | None = None) -> dict[str, State]:
+        """The runs that hold events of bnscope, each with a state that changes as it grows.
+
+        Args:
+            names: which runs to look at; None for all.
+        """
+        listed = self._listed(names)
         return {
             name: frozenset((tag, each.max_step, each.max_wall_time) for tag, each in tags)
             for name, tags in ((name, series.items()) for name, series in listed.items())

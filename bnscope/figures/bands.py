@@ -55,7 +55,7 @@ def bands(run: Run, layer: str) -> Any:
             for pair in statistics
             for trace in _traces(run, layer, pair, index, log=log)
         ]
-        figure.add_traces(drawn, **{f"{key}s": value for key, value in place.items()})
+        base.draw(figure, drawn, index)
         if log:
             base.log_axis(figure, [trace.y for trace in drawn], place)
         if not drawn:

@@ -59,6 +59,15 @@ def panels(titles: Sequence[str], title: str, columns: int = 2) -> Any:
     return made.update_layout(legend=LEGEND, margin_b=_MARGIN["b"] + _LEGEND)
 
 
+def draw(made: Any, traces: Sequence[Any], index: int, columns: int = 2) -> None:
+    """Draws into a panel, whose title each trace carries: tables of the values need it."""
+    title = made.layout.annotations[index].text
+    for trace in traces:
+        trace.meta = {**(trace.meta or {}), "panel": title}
+    where = place(index, columns)
+    made.add_traces(traces, rows=where["row"], cols=where["col"])
+
+
 def place(index: int, columns: int = 2) -> dict[str, int]:
     """Row and column of a panel."""
     return {"row": index // columns + 1, "col": index % columns + 1}

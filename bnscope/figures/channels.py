@@ -74,13 +74,14 @@ def channel_map(
     return figure
 
 
-def channel(run: Run, layer: str, number: int) -> Any:
+def channel(run: Run, layer: str, number: int | None = None) -> Any:
     """One channel followed through time, over the middle 90 % of its layer's channels.
 
     Args:
         run: the run.
         layer: path of the layer.
-        number: the channel, counted from 0.
+        number: the channel, counted from 0; None for the one with the smallest variance at the
+            end.
 
     Returns:
         A plotly figure.
@@ -89,6 +90,11 @@ def channel(run: Run, layer: str, number: int) -> Any:
         ValueError: if there is no such layer or channel.
     """
     width = run.widths[base.check_layer(run, layer)]
+    if number is None:
+        variances = run.channels(layer, "moving_variance")
+        number = (
+            int(_order(variances, "moving_variance", "worst")[0]) if len(variances) else 0
+        )
     if not 0 <= number < width:
         raise ValueError(
             f"There is no channel {number}; {layer} has channels 0 to {width - 1}."
@@ -114,11 +120,7 @@ def channel(run: Run, layer: str, number: int) -> Any:
             name=f"channel {number}",
             legend=index == 0,
         )
-        figure.add_traces(
-            [others.update(showlegend=index == 0), one],
-            rows=place["row"],
-            cols=place["col"],
-        )
+        base.draw(figure, [others.update(showlegend=index == 0), one], index)
         if log:
             base.log_axis(figure, [shown], place)
     figure.update_xaxes(title_text=step_title(run), row=2)

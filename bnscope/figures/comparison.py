@@ -46,7 +46,7 @@ def comparison(runs: Mapping[str, Run], layer: str) -> Any:
                 extremes=False,
                 legend=index == 0,
             )
-        figure.add_traces(drawn, rows=place["row"], cols=place["col"])
+        base.draw(figure, drawn, index)
         if log:
             base.log_axis(figure, [trace.y for trace in drawn], place)
         if not drawn:

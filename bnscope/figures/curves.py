@@ -70,6 +70,7 @@ def quantile_band(  # noqa: PLR0913
     median = _line(bins.steps, drawn["q50"], color, group, width=2)
     median.update(
         customdata=hover.astype(np.float32),
+        meta={"columns": [*_SHOWN, "nonfinite"]},
         hovertemplate=_HOVER + f"<extra>{name}</extra>",
         hoverinfo=None,
         showlegend=legend,

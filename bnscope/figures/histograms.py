@@ -53,7 +53,7 @@ def histograms(run: Run, layer: str, step: int | None = None) -> Any:
         log = QUANTITIES[name].log
         finite = values[name][np.isfinite(values[name])]
         if finite.size:
-            figure.add_trace(_steps(finite, log=log), **where)
+            base.draw(figure, [_steps(finite, log=log)], place, 4)
         figure.update_xaxes(**_axis(finite, log=log), **where)
     figure.update_yaxes(title_text="channels", col=1)
     return figure

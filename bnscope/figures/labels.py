@@ -17,18 +17,23 @@ def text(value: object) -> str:
 
 
 def short(paths: Sequence[str]) -> list[str]:
-    """Short labels of layers, none twice: without the beginning that all share, cut in the middle.
+    """Short labels of layers as plotly draws them, none twice; see `shortened`."""
+    return [text(label) for label in shortened(paths)]
+
+
+def shortened(paths: Sequence[str]) -> list[str]:
+    """Paths without the beginning that all share, cut in the middle; none twice.
 
     Args:
         paths: full paths, none twice.
     """
     shared = _shared_parents(paths)
-    cut = [_middle_cut(path[shared:]) for path in paths]
     seen: dict[str, int] = {}
     labels = []
-    for label in cut:
+    for path in paths:
+        label = _middle_cut(path[shared:])
         seen[label] = seen.get(label, 0) + 1
-        labels.append(text(label if seen[label] == 1 else f"{label} ({seen[label]})"))
+        labels.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
     return labels
 
 

@@ -58,7 +58,7 @@ def trends(runs: Mapping[str, Run]) -> Any:
             )
             for number, (name, run) in enumerate(shown.items())
         ]
-        figure.add_traces(drawn, rows=where["row"], cols=where["col"])
+        base.draw(figure, drawn, index, _COLUMNS)
         if trend.log:
             base.log_axis(figure, [trace.y for trace in drawn], where)
         elif trend.values in {_dead, _not_finite}:
