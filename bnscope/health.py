@@ -15,7 +15,8 @@ from bnscope import rules
 from bnscope.bn import BatchNormState
 from bnscope.errors import UnknownCodeError
 from bnscope.events.run import Run
-from bnscope.rules.base import Rule, Severity, StateRule
+from bnscope.rules.base import Rule, Severity, StateProblem, StateRule
+from bnscope.rules.cold_stats_at_validation import ColdStatsAtValidation
 from bnscope.statistics.layout import VARIABLES
 
 
@@ -167,34 +168,53 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
         for channel in named:
             channels.setdefault(int(channel), _step(alert))
     last = alerts[-1]
+    newest, problems = _newest(run, code, layer, _step(last))
+    now = problems[0] if problems else None
     return Trouble(
         severity=min((str(alert.get("severity")) for alert in alerts), key=_rank),
         code=code,
         name=str(last.get("name") or ""),
         layer=layer,
         since=min(map(_step, alerts)),
-        until=_gone(run, code, layer, _step(last)),
-        value=last.get("value"),
+        until=newest if problems == () else None,
+        value=now.value if now else last.get("value"),
         channels=tuple(channels.items()),
-        message=str(last.get("message") or ""),
+        message=_sentence(now.message) if now else str(last.get("message") or ""),
         advice=str(last.get("advice") or ""),
     )
+
+
+def _sentence(message: str) -> str:
+    return message[:1].upper() + message[1:]
 
 
 def _step(alert: Mapping[str, Any]) -> int:
     return int(alert.get("step") or 0)
 
 
-def _gone(run: Run, code: str, layer: str, step: int) -> int | None:
-    """The step of the newest values of all channels, if the rule finds nothing in them."""
+def _newest(
+    run: Run, code: str, layer: str, step: int
+) -> tuple[int, tuple[StateProblem, ...] | None]:
+    """What a rule finds in the newest values that are known, and their step.
+
+    Returns:
+        The step, and the problems; None if there are no values since the alert, or if the rule
+        is about something else than values.
+    """
     rule = _rule(code)
+    if isinstance(rule, ColdStatsAtValidation) and len(run.steps):
+        momentum, last = layer_row(run, layer).get("momentum"), int(run.steps[-1])
+        if not isinstance(momentum, (int, float)):
+            return step, None
+        found = rule.check_updates(momentum, last)
+        return last, () if found is None else (found,)
     steps = run.channel_steps
     if not isinstance(rule, StateRule) or layer not in run.layers or not len(steps):
-        return None
+        return step, None
     state = _state(run, layer)
-    if state is None or steps[-1] <= step or rule.check_state(state):
-        return None
-    return int(steps[-1])
+    if state is None or steps[-1] < step:
+        return step, None
+    return int(steps[-1]), rule.check_state(state)
 
 
 def _state(run: Run, layer: str) -> BatchNormState | None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bnscope.events.run import Run
-from bnscope.figures import base, curves, labels, theme
-from bnscope.figures.quantities import QUANTITIES, step_title
+from bnscope.figures import curves, labels, theme
+from bnscope.figures.quantities import QUANTITIES, position, step_title
+from bnscope.figures.sheet import Sheet
 
 # Title of each panel, and what is drawn in it: the later over the earlier.
 _PANELS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -20,9 +21,8 @@ _PANELS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "scale a = gamma / sqrt(moving variance + epsilon)": (("scale", theme.MOVING),),
     "|batch - moving mean| in sigma": (("distance", theme.BATCH),),
 }
-
+_VARIANCE = 1
 _GREY = "#8a8a8a"
-_SECOND = base.place(1)
 # More alerts than this would cover the curves.
 _MOST_MARKS = 8
 
@@ -43,75 +43,73 @@ def bands(run: Run, layer: str) -> Any:
     Raises:
         ValueError: if there is no such layer.
     """
-    base.check_layer(run, layer)
-    figure = base.panels(list(_PANELS), labels.text(layer))
+    position(run, layer)
+    sheet = Sheet(labels.text(layer), list(_PANELS), columns=2)
     if not len(run.steps):
-        return base.empty(figure, "nothing is recorded yet")
+        return sheet.empty("nothing is recorded yet")
     for index, statistics in enumerate(_PANELS.values()):
-        place = base.place(index)
         log = QUANTITIES[statistics[0][0]].log
         drawn = [
             trace
             for pair in statistics
             for trace in _traces(run, layer, pair, index, log=log)
         ]
-        base.draw(figure, drawn, index)
+        sheet.draw(drawn, index)
         if log:
-            base.log_axis(figure, [trace.y for trace in drawn], place)
+            sheet.log_axis(index, [trace["y"] for trace in drawn])
         if not drawn:
-            base.say_in_panel(figure, "mini-batch values could not be told", index)
-    _mark_epsilon(figure, run, layer)
-    _mark_alerts(figure, run, layer)
-    figure.update_xaxes(title_text=step_title(run), row=3)
-    return figure
+            sheet.say_empty("mini-batch values could not be told", index)
+    _mark_epsilon(sheet, run, layer)
+    _mark_alerts(sheet, run, layer)
+    sheet.label_steps(step_title(run))
+    return sheet.figure()
 
 
 def _traces(
     run: Run, layer: str, pair: tuple[str, str], index: int, *, log: bool
 ) -> list[Any]:
     statistic, color = pair
-    name = "mini-batch" if color == theme.BATCH else "moving, and variables"
+    name = "mini-batch" if color == theme.BATCH else "moving values, gamma, beta, scale"
     return curves.quantile_band(
         run, layer, statistic, color=color, name=name, log=log, legend=index == 0
     )
 
 
-def _mark_epsilon(figure: Any, run: Run, layer: str) -> None:
+def _mark_epsilon(sheet: Sheet, run: Run, layer: str) -> None:
     """A line at epsilon: a variance far below it belongs to a dead channel."""
     rows = run.starts[-1].get("layers", []) if run.starts else []
     epsilon = next((row.get("epsilon") for row in rows if row.get("layer") == layer), None)
-    if isinstance(epsilon, (int, float)) and epsilon > 0:
-        figure.add_hline(
-            y=epsilon, line={"dash": "dash", "width": 1, "color": _GREY}, **_SECOND
-        )
-        figure.add_annotation(
-            text=f"epsilon {epsilon:g}",
-            x=0,
-            xref="x domain",
-            xanchor="left",
-            y=float(np.log10(epsilon)),  # a logarithmic axis takes shapes by their values
-            yanchor="bottom",
-            showarrow=False,
-            font={"color": _GREY, "size": 11},
-            **_SECOND,
-        )
+    if not isinstance(epsilon, (int, float)) or epsilon <= 0:
+        return
+    sheet.line(_VARIANCE, y=epsilon, dash="dash", width=1, color=_GREY)
+    log = sheet.layout["yaxis2"].get("type") == "log"
+    sheet.note(
+        f"epsilon {epsilon:g}",
+        _VARIANCE,
+        x=0,
+        xanchor="left",
+        y=float(np.log10(epsilon)) if log else epsilon,
+        yref="y2",
+        yanchor="top",
+        font={"color": _GREY, "size": 11},
+    )
 
 
-def _mark_alerts(figure: Any, run: Run, layer: str) -> None:
+def _mark_alerts(sheet: Sheet, run: Run, layer: str) -> None:
     """A vertical line at each step with an alert of this layer."""
     marks: dict[int, set[str]] = {}
     for alert in run.alerts:
         if alert.get("layer") == layer:
-            marks.setdefault(int(alert.get("step", 0)), set()).add(str(alert.get("code")))
+            marks.setdefault(int(alert.get("step") or 0), set()).add(str(alert.get("code")))
     for step, codes in list(marks.items())[:_MOST_MARKS]:
-        figure.add_vline(x=step, line={"color": theme.ALARM, "dash": "dot", "width": 1})
-        figure.add_annotation(
-            text=labels.text(", ".join(sorted(codes))),
+        for index in range(len(_PANELS)):
+            sheet.line(index, x=step, color=theme.ALARM, dash="dot", width=1)
+        sheet.note(
+            labels.text(", ".join(sorted(codes))),
             x=step,
-            y=1,
-            yref="y domain",
+            xref="x",
             xanchor="left",
+            y=1,
             yanchor="top",
-            showarrow=False,
             font={"color": theme.ALARM, "size": 11},
         )

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from bnscope.bn import Array
 from bnscope.events.run import Run
-from bnscope.figures import base, curves, labels, scales, theme
-from bnscope.figures.quantities import QUANTITIES, step_title
+from bnscope.figures import curves, labels, scales, theme
+from bnscope.figures.quantities import QUANTITIES, position, step_title
+from bnscope.figures.sheet import Sheet
 from bnscope.statistics.layout import VARIABLES
 
 SORTS = ("worst", "change", "number")
@@ -38,15 +39,16 @@ def channel_map(
     Raises:
         ValueError: if there is no such layer, variable or order.
     """
-    base.check_layer(run, layer)
+    position(run, layer)
     if sort not in SORTS:
         raise ValueError(f"There is no order {sort!r}; there are {', '.join(SORTS)}.")
     values = run.channels(layer, variable)
     quantity = QUANTITIES[variable]
-    height = int(np.clip(_ROW * values.shape[1], _LEAST_HEIGHT, _MOST_HEIGHT)) + 110
-    figure = base.figure(f"{labels.text(layer)}: {quantity.title} of every channel", height)
+    height = int(np.clip(_ROW * values.shape[1], _LEAST_HEIGHT, _MOST_HEIGHT))
+    title = f"{labels.text(layer)}: {quantity.title} of every channel"
+    sheet = Sheet(title, height=height)
     if not values.size:
-        return base.empty(figure, _NONE_YET)
+        return sheet.empty(_NONE_YET)
     order = _order(values, variable, sort)
     shown = values[:, order].T
     scale = (
@@ -54,24 +56,18 @@ def channel_map(
         if quantity.log
         else scales.colors(shown, signed=quantity.signed)
     )
-    figure.add_trace(
-        base.graph_objects().Heatmap(
-            x=run.channel_steps,
-            y=[f"channel {channel}" for channel in order],
-            z=scale.shown.astype(np.float32),
-            customdata=shown.astype(np.float32),
-            colorscale=theme.SEQUENTIAL if quantity.log else theme.DIVERGING,
-            zmin=scale.low,
-            zmax=scale.high,
-            colorbar=scale.bar,
-            hovertemplate="%{y}<br>step %{x}: %{customdata:.4g}<extra></extra>",
-            hoverongaps=False,
-            name=variable,
-        )
+    cells = scales.cells(
+        run.channel_steps,
+        [f"channel {channel}" for channel in order],
+        shown,
+        scale,
+        name=variable,
     )
-    figure.update_xaxes(title_text=step_title(run), showgrid=False, zeroline=False)
-    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    return figure
+    sheet.draw([cells])
+    sheet.label_steps(step_title(run))
+    sheet.axis("x", showgrid=False, zeroline=False)
+    sheet.axis("y", autorange="reversed", type="category", showgrid=False)
+    return sheet.figure()
 
 
 def channel(run: Run, layer: str, number: int | None = None) -> Any:
@@ -89,7 +85,7 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
     Raises:
         ValueError: if there is no such layer or channel.
     """
-    width = run.widths[base.check_layer(run, layer)]
+    width = run.widths[position(run, layer)]
     if number is None:
         variances = run.channels(layer, "moving_variance")
         number = (
@@ -100,11 +96,10 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
             f"There is no channel {number}; {layer} has channels 0 to {width - 1}."
         )
     titles = [QUANTITIES[name].title for name in VARIABLES]
-    figure = base.panels(titles, f"{labels.text(layer)}: channel {number}")
+    sheet = Sheet(f"{labels.text(layer)}: channel {number}", titles, columns=2)
     if not len(run.channel_steps):
-        return base.empty(figure, _NONE_YET)
+        return sheet.empty(_NONE_YET)
     for index, name in enumerate(VARIABLES):
-        place = base.place(index)
         log = QUANTITIES[name].log
         values = run.channels(layer, name)
         shown = scales.positive(values) if log else values
@@ -120,11 +115,11 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
             name=f"channel {number}",
             legend=index == 0,
         )
-        base.draw(figure, [others.update(showlegend=index == 0), one], index)
+        sheet.draw([others | {"showlegend": index == 0}, one], index)
         if log:
-            base.log_axis(figure, [shown], place)
-    figure.update_xaxes(title_text=step_title(run), row=2)
-    return figure
+            sheet.log_axis(index, [shown])
+    sheet.label_steps(step_title(run))
+    return sheet.figure()
 
 
 def _order(values: Array, variable: str, sort: str) -> npt.NDArray[np.int64]:

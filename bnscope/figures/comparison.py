@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnscope.events.run import Run
-from bnscope.figures import base, curves, labels, theme
+from bnscope.figures import curves, labels, theme
 from bnscope.figures.quantities import QUANTITIES, step_title
+from bnscope.figures.sheet import Sheet, Trace
 from bnscope.statistics.layout import STATISTICS
 
 
@@ -28,13 +29,12 @@ def comparison(runs: Mapping[str, Run], layer: str) -> Any:
     if not shown:
         raise ValueError(f"There is no layer {layer!r} in these runs.")
     titles = [QUANTITIES[name].title.split(" = ")[0] for name in STATISTICS]
-    figure = base.panels(titles, labels.text(layer))
+    sheet = Sheet(labels.text(layer), titles, columns=2)
     if not any(len(run.steps) for run in shown.values()):
-        return base.empty(figure, "nothing is recorded yet")
+        return sheet.empty("nothing is recorded yet")
     for index, statistic in enumerate(STATISTICS):
-        place = base.place(index)
         log = QUANTITIES[statistic].log
-        drawn: list[Any] = []
+        drawn: list[Trace] = []
         for number, (name, run) in enumerate(shown.items()):
             drawn += curves.quantile_band(
                 run,
@@ -46,10 +46,10 @@ def comparison(runs: Mapping[str, Run], layer: str) -> Any:
                 extremes=False,
                 legend=index == 0,
             )
-        base.draw(figure, drawn, index)
+        sheet.draw(drawn, index)
         if log:
-            base.log_axis(figure, [trace.y for trace in drawn], place)
+            sheet.log_axis(index, [trace["y"] for trace in drawn])
         if not drawn:
-            base.say_in_panel(figure, "could not be told", index)
-    figure.update_xaxes(title_text=step_title(next(iter(shown.values()))), row=4)
-    return figure
+            sheet.say_empty("could not be told", index)
+    sheet.label_steps(step_title(*shown.values()))
+    return sheet.figure()

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from bnscope.bn import Array
 from bnscope.events.run import Run
-from bnscope.figures import base, theme
+from bnscope.figures import theme
 from bnscope.figures.scales import positive
+from bnscope.figures.sheet import Trace
 from bnscope.figures.thinning import Bins
 from bnscope.statistics.quantiles import COLUMNS
 
@@ -37,7 +38,7 @@ def quantile_band(  # noqa: PLR0913
     log: bool,
     extremes: bool = True,
     legend: bool = True,
-) -> list[Any]:
+) -> list[Trace]:
     """The quantiles of one statistic of one layer: bands, the median, dotted extremes.
 
     Returns:
@@ -67,14 +68,13 @@ def quantile_band(  # noqa: PLR0913
             shown = positive(reached) if log else reached
             made.append(_line(bins.steps, shown, color, group, dash="dot", width=1))
     hover = np.stack([binned[column] for column in (*_SHOWN, "nonfinite")], -1)
-    median = _line(bins.steps, drawn["q50"], color, group, width=2)
-    median.update(
-        customdata=hover.astype(np.float32),
-        meta={"columns": [*_SHOWN, "nonfinite"]},
-        hovertemplate=_HOVER + f"<extra>{name}</extra>",
-        hoverinfo=None,
-        showlegend=legend,
-    )
+    median = _line(bins.steps, drawn["q50"], color, group, width=2) | {
+        "customdata": hover.astype(np.float32),
+        "meta": {"columns": [*_SHOWN, "nonfinite"]},
+        "hovertemplate": _HOVER + f"<extra>{name}</extra>",
+        "hoverinfo": None,
+        "showlegend": legend,
+    }
     return [*made, median]
 
 
@@ -86,18 +86,18 @@ def line(  # noqa: PLR0913
     name: str,
     hover: Sequence[str] | None = None,
     legend: bool = False,
-) -> Any:
+) -> Trace:
     """One line; short ones have markers, so that single values are seen."""
     made = _line(steps, values, color, {"name": name, "legendgroup": name}, width=2)
     if np.isfinite(values).sum() <= _FEW:
-        made.update(mode="lines+markers", marker={"size": 5})
-    return made.update(
-        showlegend=legend,
-        hoverinfo=None,
-        hovertemplate=f"step %{{x}}: %{{y:.4g}}{'<br>%{text}' if hover else ''}"
+        made |= {"mode": "lines+markers", "marker": {"size": 5}}
+    return made | {
+        "showlegend": legend,
+        "hoverinfo": None,
+        "hovertemplate": f"step %{{x}}: %{{y:.4g}}{'<br>%{text}' if hover else ''}"
         f"<extra>{name}</extra>",
-        text=list(hover) if hover else None,
-    )
+        "text": list(hover) if hover else None,
+    }
 
 
 def _line(  # noqa: PLR0913
@@ -108,21 +108,22 @@ def _line(  # noqa: PLR0913
     *,
     width: float,
     dash: str | None = None,
-) -> Any:
-    return base.graph_objects().Scatter(
-        x=steps,
-        y=values.astype(np.float32),
-        mode="lines",
-        line={"color": color, "width": width, "dash": dash},
-        hoverinfo="skip",
-        showlegend=False,
+) -> Trace:
+    return {
+        "type": "scatter",
+        "x": steps,
+        "y": values.astype(np.float32),
+        "mode": "lines",
+        "line": {"color": color, "width": width, "dash": dash},
+        "hoverinfo": "skip",
+        "showlegend": False,
         **group,
-    )
+    }
 
 
 def area(
     steps: npt.NDArray[Any], low: Array, high: Array, color: str, group: dict[str, Any]
-) -> Any:
+) -> Trace:
     """The area between two lines, in one piece for each stretch without a gap."""
     xs: list[npt.NDArray[Any]] = []
     ys: list[npt.NDArray[Any]] = []
@@ -131,17 +132,18 @@ def area(
         xs += [*gap, steps[part], steps[part][::-1]]
         ys += [*gap, low[part], high[part][::-1]]
     empty = np.zeros(0)
-    return base.graph_objects().Scatter(
-        x=np.concatenate([empty, *xs]).astype(np.float64),
-        y=np.concatenate([empty, *ys]).astype(np.float32),
-        mode="lines",
-        fill="toself",
-        fillcolor=color,
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
+    return {
+        "type": "scatter",
+        "x": np.concatenate([empty, *xs]).astype(np.float64),
+        "y": np.concatenate([empty, *ys]).astype(np.float32),
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": color,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
         **group,
-    )
+    }
 
 
 def _stretches(there: npt.NDArray[np.bool_]) -> list[slice]:

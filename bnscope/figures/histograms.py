@@ -9,9 +9,10 @@ import numpy as np
 
 from bnscope.bn import Array
 from bnscope.events.run import Run
-from bnscope.figures import base, labels, theme
-from bnscope.figures.quantities import QUANTITIES
+from bnscope.figures import labels, theme
+from bnscope.figures.quantities import QUANTITIES, position
 from bnscope.figures.scales import positive
+from bnscope.figures.sheet import Sheet, Trace
 from bnscope.statistics.layout import VARIABLES
 
 _MOST_BINS = 40
@@ -32,31 +33,27 @@ def histograms(run: Run, layer: str, step: int | None = None) -> Any:
     Raises:
         ValueError: if there is no such layer.
     """
-    base.check_layer(run, layer)
+    position(run, layer)
     steps = run.channel_steps
-    titles = [QUANTITIES[name].title for name in VARIABLES]
     if not len(steps):
-        figure = base.panels(titles, labels.text(layer), columns=4)
-        return base.empty(
-            figure, "values of every channel are recorded at the end of epochs"
-        )
+        sheet = Sheet(labels.text(layer))
+        return sheet.empty("values of every channel are recorded at the end of epochs")
     index = len(steps) - 1 if step is None else int(np.argmin(np.abs(steps - step)))
     values = {name: run.channels(layer, name)[index] for name in VARIABLES}
     titles = [_title(QUANTITIES[name].title, values[name]) for name in VARIABLES]
-    figure = base.panels(
-        titles, f"{labels.text(layer)}: channels at step {steps[index]}", columns=4
+    sheet = Sheet(
+        f"{labels.text(layer)}: channels at step {steps[index]}", titles, len(titles)
     )
-    figure.update_layout(height=280)
-    figure.update_xaxes(matches=None)
     for place, name in enumerate(VARIABLES):
-        where = base.place(place, 4)
         log = QUANTITIES[name].log
         finite = values[name][np.isfinite(values[name])]
         if finite.size:
-            base.draw(figure, [_steps(finite, log=log)], place, 4)
-        figure.update_xaxes(**_axis(finite, log=log), **where)
-    figure.update_yaxes(title_text="channels", col=1)
-    return figure
+            sheet.draw([_steps(finite, log=log)], place)
+        else:
+            sheet.say_empty("no finite value", place)
+        sheet.axis("x", place, matches=None, **_axis(finite, log=log))
+    sheet.axis("y", title={"text": "channels"})
+    return sheet.figure()
 
 
 def _title(title: str, values: Array) -> str:
@@ -64,24 +61,25 @@ def _title(title: str, values: Array) -> str:
     return f"{title} ({bad} not finite)" if bad else title
 
 
-def _steps(values: Array, *, log: bool) -> Any:
+def _steps(values: Array, *, log: bool) -> Trace:
     """A histogram as an outline: bars have no width on a logarithmic axis."""
     places = np.log10(positive(values)) if log else values
     edges = _edges(places)
     counts, _ = np.histogram(places, edges)
     shown = 10.0**edges if log else edges
     ranges = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(shown)]
-    return base.graph_objects().Scatter(
-        x=np.concatenate([shown[:1], shown]),
-        y=np.concatenate([[0], counts, [0]]),
-        mode="lines",
-        line={"shape": "hv", "color": theme.MOVING, "width": 1.5},
-        fill="tozeroy",
-        fillcolor=theme.faded(theme.MOVING, 0.35),
-        text=["", *ranges, ""],
-        hovertemplate="%{text}: %{y:d} channels<extra></extra>",
-        showlegend=False,
-    )
+    return {
+        "type": "scatter",
+        "x": np.concatenate([shown[:1], shown]),
+        "y": np.concatenate([[0], counts, [0]]),
+        "mode": "lines",
+        "line": {"shape": "hv", "color": theme.MOVING, "width": 1.5},
+        "fill": "tozeroy",
+        "fillcolor": theme.faded(theme.MOVING, 0.35),
+        "text": ["", *ranges, ""],
+        "hovertemplate": "%{text}: %{y:d} channels<extra></extra>",
+        "showlegend": False,
+    }
 
 
 def _axis(values: Array, *, log: bool) -> dict[str, Any]:

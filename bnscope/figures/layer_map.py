@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bnscope.bn import Array
 from bnscope.events.run import Run
-from bnscope.figures import base, labels, scales, theme
-from bnscope.figures.quantities import COLUMN_TITLES, COUNTS, QUANTITIES, across, step_title
+from bnscope.figures import labels, scales, theme
+from bnscope.figures.quantities import COLUMN_TITLES, COUNTS, across, quantity, step_title
+from bnscope.figures.sheet import Sheet, Trace
 from bnscope.figures.thinning import Bins
 
 _ROW = 16
@@ -37,76 +37,51 @@ def layer_map(
     Raises:
         ValueError: if there is no such statistic or column.
     """
-    quantity = base.quantity(statistic)
-    column = column or quantity.column
+    what = quantity(statistic)
+    column = column or what.column
     bins = Bins(run.steps)
     values = bins(across(run, statistic, column), column).T
     names, paths = labels.short(run.layers), [labels.text(path) for path in run.layers]
-    title = quantity.title
-    if quantity.column:
-        title = f"{title}, {COLUMN_TITLES.get(column, column)}"
-    figure = base.figure(
-        title=title[:1].upper() + title[1:],
-        height=int(np.clip(_ROW * len(names), _LEAST_HEIGHT, _MOST_HEIGHT)) + 110,
+    title = (
+        f"{what.title}, {COLUMN_TITLES.get(column, column)}" if what.column else what.title
     )
+    height = int(np.clip(_ROW * len(names), _LEAST_HEIGHT, _MOST_HEIGHT))
+    sheet = Sheet(title[:1].upper() + title[1:], height=height)
     if not values.size:
-        return base.empty(figure, "nothing is recorded yet")
+        return sheet.empty("nothing is recorded yet")
     if np.isnan(values).all():
-        return base.empty(figure, f"the {quantity.title} could not be told in this run")
-    log = quantity.log and column not in COUNTS
-    figure.add_trace(_cells(bins, values, paths, statistic, log=log))
-    figure.add_trace(_not_finite(run, bins, statistic, paths))
-    figure.update_xaxes(title_text=step_title(run), showgrid=False, zeroline=False)
-    # Hovering shows the full path, which is the category; the axis has the short names.
-    axis = {"autorange": "reversed", "showgrid": False, "type": "category"}
-    figure.update_layout(
-        yaxis={**axis, "showticklabels": False},
-        yaxis2={
-            **axis,
-            "overlaying": "y",
-            "matches": "y",
-            "side": "left",
-            "labelalias": dict(zip(paths, names, strict=True)),
-        },
-    )
-    return figure
-
-
-def _cells(
-    bins: Bins, values: Array, paths: list[str], statistic: str, *, log: bool
-) -> Any:
-    signed = QUANTITIES[statistic].signed and not log
+        return sheet.empty(f"the {what.title} could not be told in this run")
+    log = what.log and column not in COUNTS
+    signed = what.signed and column not in COUNTS
     scale = scales.log_colors(values) if log else scales.colors(values, signed=signed)
-    return base.graph_objects().Heatmap(
-        x=bins.steps,
-        y=paths,
-        z=scale.shown.astype(np.float32),
-        customdata=values.astype(np.float32),
-        colorscale=theme.DIVERGING if signed else theme.SEQUENTIAL,
-        zmin=scale.low,
-        zmax=scale.high,
-        colorbar=scale.bar,
-        hovertemplate="%{y}<br>step %{x}: %{customdata:.4g}<extra></extra>",
-        hoverongaps=False,
-        name=statistic,
-    )
+    cells = scales.cells(bins.steps, paths, values, scale, name=statistic)
+    sheet.draw([cells, _not_finite(run, bins, statistic, paths)])
+    sheet.label_steps(step_title(run))
+    sheet.axis("x", showgrid=False, zeroline=False)
+    # Hovering shows the full path, which is the category; the axis has the short names.
+    axis: dict[str, Any] = {"autorange": "reversed", "showgrid": False, "type": "category"}
+    aliases = dict(zip(paths, names, strict=True))
+    sheet.axis("y", **axis, showticklabels=False)
+    sheet.axis("y", 1, **axis, overlaying="y", matches="y", side="left", labelalias=aliases)
+    return sheet.figure()
 
 
-def _not_finite(run: Run, bins: Bins, statistic: str, paths: list[str]) -> Any:
+def _not_finite(run: Run, bins: Bins, statistic: str, paths: list[str]) -> Trace:
     """Crosses where channels were not finite."""
     counts = bins(run.across(_read_of(statistic), "since_nonfinite"), "since_nonfinite")
     places, layers = np.nonzero(np.nan_to_num(counts) > 0)
-    return base.graph_objects().Scatter(
-        x=bins.steps[places],
-        y=[paths[layer] for layer in layers],
-        yaxis="y2",
-        mode="markers",
-        marker={"symbol": "x", "size": 7, "color": theme.ALARM},
-        customdata=counts[places, layers],
-        hovertemplate="%{y}<br>step %{x}: %{customdata:d} channels not finite<extra></extra>",
-        name="not finite",
-        showlegend=False,
-    )
+    return {
+        "type": "scatter",
+        "x": bins.steps[places],
+        "y": [paths[layer] for layer in layers],
+        "yaxis": "y2",
+        "mode": "markers",
+        "marker": {"symbol": "x", "size": 7, "color": theme.ALARM},
+        "customdata": counts[places, layers],
+        "hovertemplate": "%{y}<br>step %{x}: %{customdata:d} channels not finite<extra></extra>",
+        "name": "not finite",
+        "showlegend": False,
+    }
 
 
 def _read_of(statistic: str) -> str:

@@ -65,8 +65,32 @@ def across(run: Run, name: str, column: str) -> Array:
     return run.across(name, column) if name in STATISTICS else run.field(name)
 
 
-def step_title(run: Run) -> str:
-    """What the steps of a run count."""
-    start = run.starts[-1] if run.starts else {}
-    counting = (start.get("params") or {}).get("counting")
-    return "step (number in the checkpoint's name)" if counting == "names" else "step"
+def step_title(*runs: Run) -> str:
+    """What the steps of some runs count."""
+    starts = [run.starts[-1] if run.starts else {} for run in runs]
+    counting = {(start.get("params") or {}).get("counting") for start in starts}
+    return "step (number in the checkpoint's name)" if counting == {"names"} else "step"
+
+
+def quantity(name: str) -> Quantity:
+    """A quantity by its name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in QUANTITIES:
+        raise ValueError(
+            f"There is no statistic {name!r}; there are {', '.join(QUANTITIES)}."
+        )
+    return QUANTITIES[name]
+
+
+def position(run: Run, layer: str) -> int:
+    """Position of a layer in a run.
+
+    Raises:
+        ValueError: if there is none of that path.
+    """
+    if layer not in run.layers:
+        raise ValueError(f"There is no layer {layer!r} in this run.")
+    return run.layers.index(layer)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bnscope.bn import Array
+from bnscope.figures import theme
+from bnscope.figures.sheet import Trace
 
 # Beyond it float32 has no smaller numbers, and what is 0 or less has no logarithm.
 _SMALLEST = 1e-45
@@ -28,12 +31,47 @@ class Colors:
         low: where the colours begin.
         high: where they end.
         bar: plotly's colour bar.
+        middle: whether 0 has a colour of its own, in the middle.
     """
 
     shown: Array
     low: float
     high: float
     bar: dict[str, Any]
+    middle: bool = False
+
+
+def cells(
+    steps: npt.NDArray[Any],
+    rows: list[str],
+    values: Array,
+    scale: Colors,
+    *,
+    name: str,
+) -> Trace:
+    """A heat map whose hovering shows the values themselves.
+
+    Args:
+        steps: of each column.
+        rows: name of each row, none twice.
+        values: shape `(rows, columns)`.
+        scale: how they are coloured.
+        name: what they are.
+    """
+    return {
+        "type": "heatmap",
+        "x": steps,
+        "y": rows,
+        "z": scale.shown.astype(np.float32),
+        "customdata": values.astype(np.float32),
+        "colorscale": theme.DIVERGING if scale.middle else theme.SEQUENTIAL,
+        "zmin": scale.low,
+        "zmax": scale.high,
+        "colorbar": scale.bar,
+        "hovertemplate": "%{y}<br>step %{x}: %{customdata:.4g}<extra></extra>",
+        "hoverongaps": False,
+        "name": name,
+    }
 
 
 def positive(values: Array) -> Array:
@@ -77,12 +115,19 @@ def _log_bar(low: float, high: float, *, below: bool, above: bool) -> dict[str, 
 
 
 def colors(values: Array, *, signed: bool) -> Colors:
-    """Colours over the values themselves; around 0 if they are signed."""
+    """Colours over the values themselves.
+
+    Args:
+        values: what is coloured.
+        signed: whether the colours have a middle at 0, where there are values on both sides.
+    """
     low, high = _span(values)
-    if signed:
-        finite = np.abs(values[np.isfinite(values)])
-        high = max(float(np.quantile(finite, _SHARE)), 1e-12)
-        low = -high
+    finite = values[np.isfinite(values)]
+    if finite.size and signed:
+        ends = np.quantile(finite, [1 - _SHARE, _SHARE])
+        if ends[0] < 0 < ends[1]:
+            high = float(np.abs(ends).max())
+            return Colors(values, -high, high, _bar(), middle=True)
     return Colors(values, low, high, _bar())
 
 

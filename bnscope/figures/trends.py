@@ -10,9 +10,10 @@ import numpy as np
 
 from bnscope.bn import Array
 from bnscope.events.run import Run
-from bnscope.figures import base, curves, labels, theme
+from bnscope.figures import curves, labels, theme
 from bnscope.figures.quantities import step_title
 from bnscope.figures.scales import positive
+from bnscope.figures.sheet import Sheet, Trace
 from bnscope.figures.thinning import Bins
 from bnscope.statistics.layout import VARIABLES
 
@@ -46,30 +47,28 @@ def trends(runs: Mapping[str, Run]) -> Any:
         A plotly figure.
     """
     titles = [trend.title for trend in _TRENDS]
-    figure = base.panels(titles, "The model over steps", columns=_COLUMNS)
+    sheet = Sheet("The model over steps", titles, _COLUMNS)
     shown = {name: run for name, run in runs.items() if len(run.steps)}
     if not shown:
-        return base.empty(figure, "nothing is recorded yet")
+        return sheet.empty("nothing is recorded yet")
     for index, trend in enumerate(_TRENDS):
-        where = base.place(index, _COLUMNS)
+        legend = index == 0 and len(shown) > 1
         drawn = [
-            _trace(run, trend, number, name).update(
-                showlegend=index == 0 and len(shown) > 1
-            )
+            _trace(run, trend, number, name) | {"showlegend": legend}
             for number, (name, run) in enumerate(shown.items())
         ]
-        base.draw(figure, drawn, index, _COLUMNS)
+        sheet.draw(drawn, index)
         if trend.log:
-            base.log_axis(figure, [trace.y for trace in drawn], where)
+            sheet.log_axis(index, [trace["y"] for trace in drawn])
         elif trend.values in {_dead, _not_finite}:
-            figure.update_yaxes(rangemode="tozero", **where)
-        if not any(np.isfinite(trace.y).any() for trace in drawn):
-            base.say_in_panel(figure, "could not be told", index, _COLUMNS)
-    figure.update_xaxes(title_text=step_title(next(iter(shown.values()))), row=2)
-    return figure
+            sheet.axis("y", index, rangemode="tozero")
+        if not any(np.isfinite(trace["y"]).any() for trace in drawn):
+            sheet.say_empty("could not be told", index)
+    sheet.label_steps(step_title(*shown.values()))
+    return sheet.figure()
 
 
-def _trace(run: Run, trend: _Trend, number: int, name: str) -> Any:
+def _trace(run: Run, trend: _Trend, number: int, name: str) -> Trace:
     """The worst layer's value at each step."""
     bins = Bins(run.steps)
     layers = bins(trend.values(run), "min" if trend.smallest else "max")

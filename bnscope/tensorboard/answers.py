@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bnscope import figures
 from bnscope.errors import BnscopeError
-from bnscope.events.provider import Source
+from bnscope.events.provider import Source, State
 from bnscope.events.reader import run_name
 from bnscope.events.run import Run
 from bnscope.figures import labels, quantities
@@ -36,6 +37,11 @@ def runs(store: Store, source: Source, query: _Query) -> Any:
         ],
         "most_runs": _MOST_RUNS,
     }
+
+
+def _version(state: State) -> str:
+    """A short text that changes as a run grows."""
+    return f"{zlib.crc32(repr(sorted(state)).encode()):08x}"
 
 
 def health(store: Store, source: Source, query: _Query) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +19,7 @@ from bnscope.errors import BnscopeError
 from bnscope.events.provider import Source
 from bnscope.events.schema import PLUGIN
 from bnscope.figures import theme
+from bnscope.rules import all_rules
 from bnscope.strict_json import dumps
 from bnscope.tensorboard import answers, assets
 from bnscope.tensorboard.store import Store
@@ -39,6 +43,7 @@ class BnScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         super().__init__(context)
         self._provider = context.data_provider
         self._store = Store()
+        threading.Thread(target=_warm_up, name="bnscope-warm-up", daemon=True).start()
 
     def get_plugin_apps(self) -> Mapping[str, Any]:
         """The routes; every other path is refused by TensorBoard."""
@@ -79,6 +84,16 @@ class BnScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             return http_util.Respond(request, text, "application/json")
 
         return route
+
+
+def _warm_up() -> None:
+    """Loads what the first view needs while TensorBoard still reads its log directory."""
+    with contextlib.suppress(BnscopeError, ImportError):
+        all_rules()
+        importlib.import_module("plotly.graph_objects").Figure(
+            {"data": [{"type": "scatter"}, {"type": "heatmap"}]}
+        ).to_json()
+        assets.plotly()
 
 
 def _refused(request: Any, error: Exception, code: int = _BAD_REQUEST) -> Any:

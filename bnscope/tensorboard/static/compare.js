@@ -14,13 +14,17 @@ export async function compare(app, page) {
     runs.map((run) => get('model', {run: run.name}).catch(() => null)),
   );
   const readable = runs.filter((_, i) => models[i]);
-  const names = new Set(
-    models.flatMap((known) =>
-      known ? known.layers.filter((each) => each.watched).map((each) => each.layer) : [],
-    ),
-  );
-  const layers = [...names].map((name) => ({name, title: name}));
-  const chosen = names.has(app.state.layer) ? app.state.layer : layers[0]?.name;
+  const runsOf = new Map(); // in how many runs each layer is
+  for (const each of models.flatMap((known) => known?.layers ?? [])) {
+    if (each.watched) runsOf.set(each.layer, (runsOf.get(each.layer) ?? 0) + 1);
+  }
+  const most = Math.max(0, ...runsOf.values());
+  const layers = [...runsOf].map(([name, count]) => ({
+    name,
+    title: count < readable.length ? `${name} (${count} of ${readable.length} runs)` : name,
+  }));
+  const shared = layers.find(({name}) => runsOf.get(name) === most)?.name;
+  const chosen = runsOf.has(app.state.layer) ? app.state.layer : shared;
   const left = app.runs.length - runs.length;
   page.append(
     element(

@@ -1,5 +1,6 @@
 // The head of the page: the views, and which runs they show.
 
+import {isSelected, select} from './address.js';
 import {choice, element} from './dom.js';
 
 const VIEWS = {
@@ -32,29 +33,28 @@ export function pageHeader(app) {
 }
 
 function runs(app) {
-  if (app.runs.length < 1) return [];
   const options = app.runs.map((run) => ({name: run.name, title: run.label}));
-  const one = choice('Run', options, app.run.name, (name) => app.go({run: name}));
-  return app.runs.length > 1 ? [one, compared(app)] : [one];
+  const one = options.length
+    ? [choice('Run', options, app.run.name, (name) => app.go({run: name}))]
+    : [];
+  return app.catalogue.runs.length > 1 ? [...one, selected(app)] : one;
 }
 
-// Which runs the overview and the comparison show.
-function compared(app) {
-  const shown = new Set(app.compared.map((run) => run.name));
-  const boxes = app.runs.map((run) => {
-    const box = element('input', {type: 'checkbox', checked: shown.has(run.name)});
+// Which runs are shown, as in the sidebars of TensorBoard's own tabs.
+function selected(app) {
+  const boxes = app.catalogue.runs.map((run) => {
+    const box = element('input', {type: 'checkbox', checked: isSelected(run.name)});
     box.addEventListener('change', () => {
-      const without = app.runs
-        .map((each) => each.name)
-        .filter((name) => (name === run.name ? !box.checked : !shown.has(name)));
-      app.go({without});
+      select(run.name, box.checked);
+      app.show();
     });
     return element('label', {}, box, run.label);
   });
+  const open = document.querySelector('.runs')?.open;
   return element(
     'details',
-    {class: 'runs'},
-    element('summary', {}, `Compared: ${shown.size} of ${app.runs.length} runs`),
+    {class: 'runs', open},
+    element('summary', {}, `${app.runs.length} of ${boxes.length} runs selected`),
     element('div', {class: 'boxes'}, boxes),
   );
 }

@@ -1,9 +1,7 @@
 // What TensorBoard's own page tells: its runs, reloads, and whether it is dark.
 
-const waiting = new Map();
 const listeners = new Map();
 let port = null;
-let count = 0;
 
 function connect() {
   if (port !== null || window.parent === window) return;
@@ -14,40 +12,22 @@ function connect() {
 }
 
 function receive(message) {
-  if (message.isReply) {
-    waiting.get(message.id)?.(message.error ? null : message.payload);
-    waiting.delete(message.id);
-    return;
-  }
+  if (message.isReply) return;
   listeners.get(message.type)?.(message.payload);
   const reply = {type: message.type, id: message.id, payload: null, error: null, isReply: true};
   port.postMessage(JSON.stringify(reply));
 }
 
-function ask(type) {
-  connect();
-  if (port === null) return Promise.resolve(null);
-  const id = count++;
-  port.postMessage(JSON.stringify({type, id, payload: null, error: null, isReply: false}));
-  return new Promise((resolve) => waiting.set(id, resolve));
-}
-
-// Calls back with the names of TensorBoard's runs, now and when they change.
-export function onRuns(callback) {
-  let known = null;
-  const tell = (names) => {
-    const told = Array.isArray(names) && names.length ? names : null;
-    if (JSON.stringify(told) === JSON.stringify(known)) return;
-    known = told;
-    callback(told);
-  };
-  listeners.set('experimental.RunsChanged', tell);
-  ask('experimental.GetRuns').then(tell);
-}
-
+// Calls back when TensorBoard has read its log directory anew.
 export function onReload(callback) {
   connect();
-  listeners.set('experimental.DataReloaded', callback);
+  let waits = null;
+  const soon = () => {
+    clearTimeout(waits); // both messages come at once
+    waits = setTimeout(callback, 100);
+  };
+  listeners.set('experimental.RunsChanged', soon);
+  listeners.set('experimental.DataReloaded', soon);
 }
 
 // TensorBoard does not pass on whether it is dark, but its body's class says so.

@@ -35,7 +35,6 @@ class App {
     this.main = element('main');
     this.state = address.read();
     this.catalogue = {runs: [], statistics: [], columns: [], most_runs: 8};
-    this.selected = null; // the names of TensorBoard's runs; null until it tells them
     this.shown = 0; // counts views, so that answers for an earlier one are dropped
   }
 
@@ -44,33 +43,25 @@ class App {
       this.state = state;
       this.show();
     });
-    host.onRuns((names) => {
-      this.selected = names === null ? null : new Set(names);
-      this.reload();
-    });
-    host.onReload(() => this.reload());
-    const [themes] = await Promise.all([get('themes'), load('plotly.min.js')].map(settled));
-    if (themes.value) setThemes(themes.value);
+    const loading = [get('themes').then(setThemes), load('plotly.min.js')];
     await this.reload();
+    host.onReload(() => this.reload());
+    await Promise.allSettled(loading); // figures tell what went wrong
   }
 
-  // The runs that can be shown: they hold events, and TensorBoard has them.
+  // The runs that are selected in TensorBoard.
   get runs() {
-    const known = this.selected;
-    const all = this.catalogue.runs;
-    return known === null ? all : all.filter((run) => known.has(run.name));
+    return this.catalogue.runs.filter((run) => address.isSelected(run.name));
   }
 
   // The run that most views are about.
   get run() {
-    const runs = this.runs;
-    return runs.find((run) => run.name === this.state.run) ?? this.compared[0] ?? runs[0];
+    return this.runs.find((run) => run.name === this.state.run) ?? this.runs[0];
   }
 
-  // The runs that are compared: all but those that were left out, as many as there are colours.
+  // The runs that are compared: as many as there are colours.
   get compared() {
-    const left = new Set(this.state.without);
-    return this.runs.filter((run) => !left.has(run.name)).slice(0, this.catalogue.most_runs);
+    return this.runs.slice(0, this.catalogue.most_runs);
   }
 
   // Changes the state and shows it; the address tells it, and the browser's Back undoes it.
@@ -88,28 +79,34 @@ class App {
 
   // New data: the same view with what is there now.
   async reload() {
+    const before = JSON.stringify(this.catalogue.runs);
     try {
       this.catalogue = await get('runs');
     } catch (error) {
       this.fail(error);
       return;
     }
-    const key = JSON.stringify([this.state, this.runs]);
-    if (key === this.key && this.refresh) {
-      await this.refresh();
+    if (this.refresh && JSON.stringify(this.catalogue.runs) === before) return;
+    if (this.refresh && this.key === this.names()) {
+      await this.refresh().catch((error) => this.fail(error));
       refreshFigures();
     } else {
       await this.show();
     }
   }
 
+  names() {
+    return JSON.stringify(this.runs.map((run) => run.name));
+  }
+
   async show() {
     const turn = ++this.shown;
-    this.key = JSON.stringify([this.state, this.runs]);
+    this.key = this.names();
     this.refresh = null;
     pageHeader(this);
     if (!this.run) {
       this.main.replaceChildren(nothing(this.catalogue.runs.length > 0));
+      this.refresh = async () => {};
       return;
     }
     const view = VIEWS[this.state.view] ?? overview;
@@ -118,8 +115,7 @@ class App {
       const refresh = await view(this, page);
       if (turn !== this.shown) return;
       this.main.replaceChildren(page);
-      this.refresh = refresh ?? (() => {});
-      page.dispatchEvent(new CustomEvent('shown'));
+      this.refresh = refresh ?? (async () => {});
     } catch (error) {
       if (turn === this.shown) this.fail(error);
     }
@@ -156,12 +152,4 @@ function nothing(others) {
           '.',
         ),
   );
-}
-
-async function settled(promise) {
-  try {
-    return {value: await promise};
-  } catch (error) {
-    return {error};
-  }
 }

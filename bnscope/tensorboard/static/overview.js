@@ -5,6 +5,7 @@ import {Figure} from './figure.js';
 import {get} from './server.js';
 
 const MOST_ROWS = 50;
+const MOST_NAMED = 3;
 const WORDS = {error: 'broken', warning: 'in trouble', ok: 'healthy', failed: 'unreadable'};
 
 export async function overview(app, page) {
@@ -77,11 +78,16 @@ function headline(healths, rows) {
   const worst = ['error', 'warning'].find((severity) =>
     readable.some((health) => health.verdict === severity),
   );
-  const where = new Set(lasting.map((row) => `${row.run.name}\n${row.trouble.layer}`)).size;
-  const first = lasting[0]?.trouble;
+  const layers = new Map(
+    lasting.map(({run, trouble}) => [`${run.name}\n${trouble.layer}`, trouble]),
+  );
+  const named = [...layers.values()]
+    .slice(0, MOST_NAMED)
+    .map((trouble) => `${trouble.layer} since step ${trouble.since}`);
+  const more = layers.size > MOST_NAMED ? `, and ${layers.size - MOST_NAMED} more` : '';
   const text = worst
-    ? `Batch Normalization is ${WORDS[worst]} in ${plural(where, 'layer')}: ` +
-      `${first.layer} since step ${first.since}${where > 1 ? ', and others' : ''}.`
+    ? `Batch Normalization is ${WORDS[worst]} in ${plural(layers.size, 'layer')}: ` +
+      `${named.join(', ')}${more}.`
     : readable.length
       ? `No alert lasts: ${readable.map(span).join('; ')}.`
       : 'No run can be read.';
@@ -112,7 +118,7 @@ function troubles(app, rows, several) {
       trouble.until === null
         ? String(trouble.since)
         : `${trouble.since}, no more at ${trouble.until}`,
-      number(trouble.value),
+      element('span', {class: 'number'}, number(trouble.value)),
       channels(trouble, (channel) => open({channel: String(channel)})),
       element(
         'div',
