@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Source:
         }
 
     def read(self, name: str) -> Run:
-        """Reads one run.
+        """Reads one run, but of the values of every channel only the newest.
 
         Args:
             name: its name in TensorBoard.
@@ -62,14 +63,28 @@ class Source:
         """
         tags = self._listed([name]).get(name)
         if not tags:
-            raise BnscopeError(f"There is no run {name!r} any more.", "Choose another one.")
-        try:
+            raise gone(name)
+        with _readable(name):
             return self._read(name, tags)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BnscopeError(
-                f"The events of {name} cannot be read ({type(error).__name__}: {error}).",
-                "Another program may have written them.",
-            ) from error
+
+    def read_channels(self, run: Run, name: str) -> Run:
+        """Reads the values of every channel, which are several times all others.
+
+        Args:
+            run: the run as `read` gave it.
+            name: its name in TensorBoard.
+
+        Returns:
+            A run of the same records, with all channels.
+
+        Raises:
+            BnscopeError: if its events cannot be read.
+        """
+        whole = run.without_channels()
+        with _readable(name):
+            starts = self._data(name, schema.START, schema.MAX_RECORDS)
+            self._add_channels(whole, name, _Alive.after(starts), SAMPLES)
+        return whole
 
     def _listed(self, names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
         from tensorboard.data.provider import RunTagFilter
@@ -94,9 +109,9 @@ class Source:
         describe(run, json.loads(content))
         starts = self._data(name, schema.START, schema.MAX_RECORDS)
         run.starts.extend(json.loads(each.numpy.item()) for each in starts)
-        alive = _Alive([(each.step, each.wall_time) for each in starts])
+        alive = _Alive.after(starts)
         self._add_records(run, name, alive)
-        self._add_channels(run, name, alive)
+        self._add_channels(run, name, alive, 1)
         alerts = [
             each
             for tag in tags
@@ -120,18 +135,33 @@ class Source:
         ]
         if data and len(data[-1].numpy) != len(run.layers):
             _take_layers_of_start(run, name, len(data[-1].numpy))
-        shapes = (len(run.layers), len(STATISTICS), len(COLUMNS))
-        for each in data:
-            beside = np.asarray(fields[each.step])
-            if each.numpy.shape == shapes and beside.shape == (shapes[0], len(FIELDS)):
-                run.add(Record(each.step, each.numpy, beside))
+        shapes = (
+            (len(run.layers), len(STATISTICS), len(COLUMNS)),
+            (len(run.layers), len(FIELDS)),
+        )
+        kept = [
+            (each.step, each.numpy, fields[each.step])
+            for each in data
+            if (each.numpy.shape, fields[each.step].shape) == shapes
+        ]
+        if not kept:
+            return
+        # In one block: thousands of small ones leave holes that are never given back.
+        summaries = np.stack([summary for _, summary, _ in kept])
+        beside = np.stack([values for _, _, values in kept])
+        for index, (step, _, _) in enumerate(kept):
+            run.add(Record(step, summaries[index], beside[index]))
 
-    def _add_channels(self, run: Run, name: str, alive: _Alive) -> None:
+    def _add_channels(self, run: Run, name: str, alive: _Alive, most: int) -> None:
         shape = (len(VARIABLES), sum(run.widths))
-        most = min(SAMPLES, _LARGEST_ANSWER // max(4 * shape[0] * shape[1], 1))
-        for each in alive(self._data(name, schema.CHANNELS, most)):
-            if each.numpy.shape == shape:
-                run.add_channels(each.step, each.numpy)
+        most = min(most, _LARGEST_ANSWER // max(4 * shape[0] * shape[1], 1))
+        kept = [
+            each
+            for each in alive(self._data(name, schema.CHANNELS, most))
+            if each.numpy.shape == shape
+        ]
+        for each in kept:
+            run.add_channels(each.step, each.numpy)
 
     def _data(self, name: str, tag: str, most: int) -> list[Any]:
         """The values of a tag by step; of several at a step, the last one written."""
@@ -149,6 +179,27 @@ class Source:
         return [latest[step] for step in sorted(latest)]
 
 
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What others wrote under our name is told as such.
+
+    Raises:
+        BnscopeError: if the events cannot be read.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BnscopeError(
+            f"The events of {name} cannot be read ({type(error).__name__}: {error}).",
+            "Another program may have written them.",
+        ) from error
+
+
+def gone(name: str) -> BnscopeError:
+    """The error of a run that is not there."""
+    return BnscopeError(f"There is no run {name!r} any more.", "Choose another one.")
+
+
 class _Alive:
     """Leaves out what lies behind a later start: a run begun anew takes its place.
 
@@ -158,6 +209,11 @@ class _Alive:
 
     def __init__(self, starts: Sequence[tuple[int, float]]) -> None:
         self._starts = starts
+
+    @classmethod
+    def after(cls, starts: Sequence[Any]) -> Self:
+        """For starts as the server has them."""
+        return cls([(each.step, each.wall_time) for each in starts])
 
     def __call__(self, data: Sequence[Any]) -> Iterator[Any]:
         for each in data:

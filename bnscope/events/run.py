@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -183,6 +183,10 @@ class Run:
         self._records = [record for record in self._records if record.step <= step]
         self._channels = [pair for pair in self._channels if pair[0] <= step]
         self.alerts = [alert for alert in self.alerts if alert.get("step", 0) <= step]
+
+    def without_channels(self) -> Run:
+        """A run of the same records that has the variables of no channel yet."""
+        return replace(self, _channels=[])
 
     def add_channels(self, step: int, variables: npt.NDArray[Any]) -> None:
         """Adds the variables of every channel; when there are too many, every second goes."""

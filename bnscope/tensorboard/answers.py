@@ -59,7 +59,6 @@ def model(store: Store, source: Source, query: _Query) -> Any:
     names = list(dict.fromkeys([*rows, *watched]))
     return {
         "model": start.get("model"),
-        "channel_steps": run.channel_steps.tolist(),
         "layers": [
             {
                 **{key: rows.get(name, {}).get(key) for key in _ROW},
@@ -71,6 +70,11 @@ def model(store: Store, source: Source, query: _Query) -> Any:
             for name in names
         ],
     }
+
+
+def steps(store: Store, source: Source, query: _Query) -> Any:
+    """The steps at which the values of every channel are there."""
+    return {"steps": store.run(source, _name(query), channels=True).channel_steps.tolist()}
 
 
 def figure(store: Store, source: Source, query: _Query) -> str:
@@ -119,6 +123,11 @@ class _Asked:
         return self._store.run(self._source, _name(self._query))
 
     @property
+    def whole_run(self) -> Run:
+        """The run, with the values of every channel."""
+        return self._store.run(self._source, _name(self._query), channels=True)
+
+    @property
     def runs(self) -> Mapping[str, Run]:
         """The runs, by what people call them."""
         names = self._query.getlist("run")[:_MOST_RUNS]
@@ -152,16 +161,16 @@ _FIGURES: Mapping[str, Callable[[_Asked], Any]] = {
     ),
     "bands": lambda asked: figures.bands(asked.run, asked.text("layer", "")),
     "histograms": lambda asked: figures.histograms(
-        asked.run, asked.text("layer", ""), asked.number("step")
+        asked.whole_run, asked.text("layer", ""), asked.number("step")
     ),
     "channels": lambda asked: figures.channel_map(
-        asked.run,
+        asked.whole_run,
         asked.text("layer", ""),
         asked.text("variable", "moving_variance"),
         asked.text("sort", "worst"),
     ),
     "channel": lambda asked: figures.channel(
-        asked.run, asked.text("layer", ""), asked.number("channel")
+        asked.whole_run, asked.text("layer", ""), asked.number("channel")
     ),
     "compare": lambda asked: figures.comparison(asked.runs, asked.text("layer", "")),
 }

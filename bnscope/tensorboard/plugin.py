@@ -55,6 +55,7 @@ class BnScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         routes["/runs"] = self._json(answers.runs)
         routes["/health"] = self._json(answers.health)
         routes["/model"] = self._json(answers.model)
+        routes["/steps"] = self._json(answers.steps)
         routes["/figure"] = self._json(answers.figure)
         return routes
 

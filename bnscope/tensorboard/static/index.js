@@ -110,7 +110,7 @@ class App {
       return;
     }
     const view = VIEWS[this.state.view] ?? overview;
-    const page = element('div', {class: 'page'});
+    const page = element('div', {class: 'page', 'data-page': this.state.view});
     try {
       const refresh = await view(this, page);
       if (turn !== this.shown) return;

@@ -13,7 +13,9 @@ const SORTS = [
 
 export async function layer(app, page) {
   const run = app.run.name;
-  const [known, health] = await Promise.all([get('model', {run}), get('health', {run})]);
+  const [known, health, {steps}] = await Promise.all(
+    ['model', 'health', 'steps'].map((route) => get(route, {run})),
+  );
   const watched = known.layers.filter((each) => each.watched);
   const shown =
     watched.find((each) => each.layer === app.state.layer) ??
@@ -29,7 +31,7 @@ export async function layer(app, page) {
     alerts(app, health, shown),
     new Figure(`Statistics of ${shown.layer} over steps`, {figure: 'bands', ...here}).root,
     ...channels(app, here, shown, health),
-    ...histograms(app, here, known.channel_steps),
+    ...histograms(app, here, steps),
   );
 }
 
