@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # TensorFlow's start-up chatter, and a look for GPUs that the tests do not use.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-all lint format docs bench clean
+.PHONY: help demo test test-all test-browser lint format docs bench clean
 
 help:
 	@echo "make demo      train, watch, lint and fold a small AlexNet (about two minutes)"
 	@echo "make test      run the tests (a few minutes)"
 	@echo "make test-all  run the slow tests too"
+	@echo "make test-browser  test the TensorBoard tab in Chromium"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff format the code"
 	@echo "make docs      write docs/rules from the rules"
@@ -31,10 +32,15 @@ demo: $(VENV)/demo
 	$(BIN)/bnscope demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not browser"
 
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not browser"
+
+# Installs no browser, but says what is missing.
+test-browser: $(VENV)/dev
+	$(BIN)/python tests/browser/browser.py
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -53,6 +59,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/monitor.py
 	$(BIN)/python benchmarks/fold.py
 	$(BIN)/python benchmarks/recalibrate.py
+	$(BIN)/python benchmarks/tab.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

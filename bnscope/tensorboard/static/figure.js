@@ -23,9 +23,10 @@ export function refreshFigures() {
   for (const figure of figures) figure.refresh();
 }
 
-// A figure with its buttons. `parameters` are those of the route, `click` is told of points.
+// A figure with its buttons. `parameters` are those of the route, `click` is told of points;
+// one that is to `wait` is asked for when its parameters are complete.
 export class Figure {
-  constructor(label, parameters, click = null) {
+  constructor(label, parameters, {click = null, wait = false} = {}) {
     this.parameters = parameters;
     this.click = click;
     this.answer = null;
@@ -44,7 +45,7 @@ export class Figure {
     // The tab is hidden, not destroyed: while it is, there is no width to draw in.
     new ResizeObserver(() => this.fit()).observe(this.plot);
     figures.add(this);
-    this.refresh();
+    if (!wait) this.refresh();
   }
 
   set(parameters) {

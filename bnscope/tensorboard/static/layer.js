@@ -128,7 +128,7 @@ function channels(app, here, shown, health) {
   const all = new Figure(
     `Every channel of ${shown.layer} through time`,
     {figure: 'channels', ...here, variable, sort},
-    (event) => follow(Number(event.points[0].y.replace('channel ', ''))),
+    {click: (event) => follow(Number(event.points[0].y.replace('channel ', '')))},
   );
   const input = element('input', {
     type: 'number',

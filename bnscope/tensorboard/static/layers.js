@@ -28,7 +28,7 @@ export async function layers(app, page) {
       statistic: statistic.name,
       column: statistic.column ? column : '',
     },
-    (event) => openLayer(app, event),
+    {click: (event) => openLayer(app, event)},
   );
   page.append(controls, figure.root);
 }

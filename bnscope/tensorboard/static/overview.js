@@ -10,21 +10,23 @@ const WORDS = {error: 'broken', warning: 'in trouble', ok: 'healthy', failed: 'u
 
 export async function overview(app, page) {
   const tables = element('div');
-  const names = app.compared.map((run) => run.name);
-  const trends = new Figure('Trends of the whole model', {figure: 'trends', run: names});
+  const trends = new Figure('Trends of the whole model', {figure: 'trends'}, {wait: true});
   const map = new Figure(
     'Smallest moving variance of each layer over steps',
     {figure: 'layers', run: app.run.name, statistic: 'moving_variance'},
-    (event) => openLayer(app, event),
+    {click: (event) => openLayer(app, event)},
   );
   const fill = async () => {
     const healths = await Promise.all(app.compared.map(askHealth));
     tables.replaceChildren(...sections(app, healths));
+    const readable = healths.filter((health) => !health.error);
+    trends.root.hidden = !readable.length;
+    if (readable.length) trends.set({run: readable.map((health) => health.run.name)});
   };
   await fill();
   page.append(
     tables,
-    names.length ? trends.root : '',
+    trends.root,
     element('h2', {}, 'Where and since when'),
     element('p', {class: 'note'}, `Run ${app.run.label}. Click on a layer to open it.`),
     map.root,
