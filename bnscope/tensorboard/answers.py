@@ -45,8 +45,12 @@ def _version(state: State) -> str:
 
 
 def health(store: Store, source: Source, query: _Query) -> Any:
-    """How a run is doing: its alerts and its findings, the worst first."""
-    return store.health(source, _name(query)).to_dict()
+    """How a run is doing: its alerts and its findings, the worst first, or why it is unreadable."""
+    name = _name(query)
+    try:
+        return store.health(source, name).to_dict()
+    except BnscopeError as error:
+        return {"error": error.message, "hint": error.hint}
 
 
 def model(store: Store, source: Source, query: _Query) -> Any:

@@ -20,11 +20,21 @@ export function retheme(isDark) {
 
 // Asks for the figures that are shown once more: there is new data.
 export function refreshFigures() {
-  for (const figure of figures) figure.refresh();
+  for (const figure of figures) if (!figure.waits) figure.refresh();
+}
+
+// Forgets the figures of views that are not shown any more.
+export function dropFigures() {
+  for (const figure of figures) {
+    if (figure.root.isConnected) continue;
+    figures.delete(figure);
+    figure.asked++; // what is still to come is dropped
+    if (figure.drawn) window.Plotly.purge(figure.plot);
+  }
 }
 
 // A figure with its buttons. `parameters` are those of the route, `click` is told of points;
-// one that is to `wait` is asked for when its parameters are complete.
+// one that is to `wait` is asked for when its view sets its parameters.
 export class Figure {
   constructor(label, parameters, {click = null, wait = false} = {}) {
     this.parameters = parameters;
@@ -45,6 +55,7 @@ export class Figure {
     // The tab is hidden, not destroyed: while it is, there is no width to draw in.
     new ResizeObserver(() => this.fit()).observe(this.plot);
     figures.add(this);
+    this.waits = wait;
     if (!wait) this.refresh();
   }
 
@@ -80,11 +91,6 @@ export class Figure {
 
   draw() {
     if (this.answer === null || themes === null) return;
-    if (!this.root.isConnected && this.drawn) {
-      figures.delete(this);
-      window.Plotly.purge(this.plot);
-      return;
-    }
     if (!this.plot.clientWidth) return; // hidden; fit() draws it when it is shown
     this.width = this.plot.clientWidth;
     const layout = {

@@ -3,7 +3,7 @@
 import {get, load} from './server.js';
 import {element} from './dom.js';
 import * as host from './host.js';
-import {refreshFigures, retheme, setThemes} from './figure.js';
+import {dropFigures, refreshFigures, retheme, setThemes} from './figure.js';
 import * as address from './address.js';
 import {pageHeader} from './header.js';
 import {overview} from './overview.js';
@@ -115,6 +115,7 @@ class App {
       const refresh = await view(this, page);
       if (turn !== this.shown) return;
       this.main.replaceChildren(page);
+      dropFigures();
       this.refresh = refresh ?? (async () => {});
     } catch (error) {
       if (turn === this.shown) this.fail(error);

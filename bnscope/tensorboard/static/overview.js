@@ -44,11 +44,12 @@ export function openLayer(app, event) {
 }
 
 async function askHealth(run) {
-  try {
-    return {run, ...(await get('health', {run: run.name}))};
-  } catch (error) {
-    return {run, verdict: 'failed', error, troubles: [], findings: [], not_analysed: []};
-  }
+  const health = await get('health', {run: run.name}).catch((error) => ({
+    error: error.message,
+    hint: error.hint,
+  }));
+  const empty = {verdict: 'failed', troubles: [], findings: [], not_analysed: []};
+  return {run, ...(health.error ? {...empty, ...health} : health)};
 }
 
 function sections(app, healths) {
@@ -158,7 +159,8 @@ function runTable(app, healths) {
   const rows = healths.map((health) => {
     const open = link(health.run.label, () => app.go({run: health.run.name}), 'Show this run');
     if (health.error) {
-      return [chip('error', WORDS.failed), open, '', '', '', '', health.error.message + ' ' + (health.error.hint ?? '')];
+      const why = `${health.error} ${health.hint}`;
+      return [chip('error', WORDS.failed), open, '', '', '', '', why];
     }
     return [
       chip(health.verdict, WORDS[health.verdict]),
