@@ -70,7 +70,7 @@ def run() -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     # Imported here, where Ctrl-C already leaves quietly.
-    from bnscope.cli import demo, fix, fold, inspect, lint, recalibrate, rule, track
+    from bnscope.cli import demo, fix, fold, inspect, lint, recalibrate, report, rule, track
 
     parser = Parser(
         prog="bnscope",
@@ -78,6 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bnscope {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (lint, fix, inspect, rule, fold, recalibrate, track, demo):
+    for command in (lint, fix, inspect, rule, fold, recalibrate, track, report, demo):
         command.add(commands)
     return parser
