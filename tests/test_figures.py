@@ -26,8 +26,7 @@ def run(rng):
     made = Run(LAYERS, WIDTHS)
     for step in range(10, 130, 10):
         summary = rng.normal(size=(3, len(STATISTICS), len(COLUMNS)))
-        ordered = np.sort(summary[..., :7], -1)
-        summary[..., :7] = ordered
+        summary[..., :7] = np.sort(summary[..., :7], -1)
         positive = (VARIANCE, 5, 7)
         summary[:, positive] = np.sort(np.abs(summary[:, positive]) + 1e-3, -1)
         summary[..., 8] = summary[..., 11] = 0

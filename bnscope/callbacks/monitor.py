@@ -90,6 +90,24 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """The recorded series."""
         return self._recorder.run if self._recorder is not None else Run()
 
+    def plot(self, layer: str | None = None) -> Any:
+        """Draws what was recorded so far; `bnscope.plots` has more figures.
+
+        Args:
+            layer: path of a layer, for the quantiles of its statistics; None for the trends of
+                the whole model.
+
+        Returns:
+            A `plotly.graph_objects.Figure`.
+
+        Raises:
+            BnscopeError: if plotly is not installed.
+            ValueError: if there is no such layer.
+        """
+        from bnscope import plots
+
+        return plots.trends(self) if layer is None else plots.layer(self, layer)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads the model and writes what is known of it before the first step."""
         del logs

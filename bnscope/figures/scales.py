@@ -136,7 +136,7 @@ def _span(values: Array) -> tuple[float, float]:
     if not finite.size:
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    return (low, high) if high > low else (low, low + 1.0)  # all in the lowest colour
 
 
 def _bar(**ticks: Any) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Page:
         run, health = self._runs[name], self._healths[name]
         title = f"Run {name}" if len(self._runs) > 1 else "All layers"
         self._parts.append(tag("h2", title))
-        self._parts += [self._figure(figures.layer_map(run, each)) for each in _MAPS]
+        maps = [figures.layer_map(run, each) for each in _MAPS]
+        self._parts += [self._figure(each) for each in maps if each.data]
         for layer in layers:
             self.layers += 1
             self._parts += [tag("h2", f"Layer {layer}"), *self._layer(run, health, layer)]
@@ -175,14 +176,18 @@ def _alerts(healths: Mapping[str, Health]) -> Iterator[Markup]:
                 *([name] if several else []),
                 trouble.layer,
                 _since(trouble),
-                f"{trouble.value:.3g}"
-                if isinstance(trouble.value, float)
-                else str("" if trouble.value is None else trouble.value),
+                tag("span", _value(trouble.value), class_="number"),
                 ", ".join(f"{channel} ({step})" for channel, step in trouble.channels[:8]),
                 _what(trouble),
             ]
             for name, trouble in rows
         ],
+    )
+
+
+def _value(value: float | str | None) -> str:
+    return (
+        "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
     )
 
 
