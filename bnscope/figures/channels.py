@@ -56,13 +56,9 @@ def channel_map(
         if quantity.log
         else scales.colors(shown, signed=quantity.signed)
     )
-    cells = scales.cells(
-        run.channel_steps,
-        [f"channel {channel}" for channel in order],
-        shown,
-        scale,
-        name=variable,
-    )
+    rows = [f"channel {channel}" for channel in order]
+    cells = scales.cells(run.channel_steps, rows, shown, scale, name=variable)
+    sheet.make_room(rows)
     sheet.draw([cells])
     sheet.label_steps(step_title(run))
     sheet.axis("x", showgrid=False, zeroline=False)

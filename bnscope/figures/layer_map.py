@@ -56,6 +56,7 @@ def layer_map(
     scale = scales.log_colors(values) if log else scales.colors(values, signed=signed)
     cells = scales.cells(bins.steps, paths, values, scale, name=statistic)
     sheet.draw([cells, _not_finite(run, bins, statistic, paths)])
+    sheet.make_room(labels.shortened(run.layers))
     sheet.label_steps(step_title(run))
     sheet.axis("x", showgrid=False, zeroline=False)
     # Hovering shows the full path, which is the category; the axis has the short names.

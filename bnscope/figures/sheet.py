@@ -17,6 +17,7 @@ Trace = dict[str, Any]
 # In pixels.
 _LEFT, _RIGHT, _TOP, _BOTTOM, _LEGEND = 60, 24, 56, 48, 28
 _PANEL, _GAP = 150, 60
+_LETTER, _BAR = 7, 90
 # Between panels side by side, as a share of the width.
 _ASIDE = 0.09
 # So far below the middle of the values does a logarithmic axis reach.
@@ -64,7 +65,8 @@ class Sheet:
                 "font": {"size": 15},
             },
             "height": top + inner + bottom,
-            "margin": {"l": _LEFT, "r": _RIGHT, "t": top, "b": bottom},
+            # Where plotly finds the margins itself it draws everything twice.
+            "margin": {"l": _LEFT, "r": _RIGHT, "t": top, "b": bottom, "autoexpand": False},
             "hovermode": "closest",
             "legend": {
                 "orientation": "h",
@@ -90,6 +92,11 @@ class Sheet:
         """Changes the `x` or `y` axis of a panel."""
         name = f"{letter}axis{index + 1 if index else ''}"
         self.layout.setdefault(name, {}).update(settings)
+
+    def make_room(self, rows: Sequence[str]) -> None:
+        """Makes room for the names of a map's rows, and for its colour bar."""
+        longest = max(map(len, rows), default=0)
+        self.layout["margin"] |= {"l": _LETTER * longest + 16, "r": _BAR}
 
     def label_steps(self, title: str) -> None:
         """Titles the steps of the lowest row."""

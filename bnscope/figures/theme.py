@@ -45,7 +45,6 @@ def template(*, dark: bool = False) -> dict[str, Any]:
         "zerolinecolor": faint,
         "linecolor": faint,
         "tickcolor": faint,
-        "automargin": True,
         "title": {"standoff": 8},
     }
     layout = {
