@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bnscope.statistics.layout import Layout, Status
 from bnscope.watching.alerts import Watch
 from bnscope.watching.recorder import Recorder
 
+ROOT = Path(__file__).parents[1]
 MARKUP = "<script>alert(1)</script>_bn"
 
 
@@ -217,3 +219,22 @@ def test_a_monitor_draws_what_it_recorded(rng):
     )
     with pytest.raises(ValueError, match="There is no layer 'x'"):
         monitor.plot("x")
+
+
+def test_the_python_of_the_docs_runs(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "tab.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "tab.md", "exec"), {})  # noqa: S102
+    assert (tmp_path / "compare.html").stat().st_size > 1_000_000
+
+
+def test_the_docs_show_each_view_light_and_dark():
+    text = (ROOT / "docs" / "tab.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\((pictures/[\w-]+\.png)\)", text))
+    views = ("overview", "layers", "layer", "compare", "model")
+    assert shown == {
+        f"pictures/{v}-{look}.png" for v in views for look in ("light", "dark")
+    }
+    for name in shown:
+        assert (ROOT / "docs" / name).read_bytes().startswith(b"\x89PNG")

@@ -9,6 +9,8 @@ import pytest
 from browser import TensorBoard
 from conftest import DEAD_CHANNEL, DEAD_LAYER, DEAD_SINCE, LAYERS, Training
 
+from bnscope.cli import main
+
 ODD = LAYERS[3]
 # Figures of a view, and marks that each must have drawn.
 FIGURES = {
@@ -301,6 +303,32 @@ def reload_until(browser, condition):
         except AssertionError:
             continue
     return browser.wait_for(condition, seconds=1)
+
+
+@pytest.mark.parametrize("look", ["light", "dark"])
+def test_a_report_is_drawn_without_a_network(browser, logs, tmp_path, look):
+    output = tmp_path / "report.html"
+    assert main(["report", str(logs), "-o", str(output)]) == 0
+    driver = browser.driver
+    features = [{"name": "prefers-color-scheme", "value": look}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        driver.get(output.as_uri())
+        count = browser.run("return document.querySelectorAll('.plot').length")
+        for index in range(count):
+            browser.run(
+                "document.querySelectorAll('.plot')[arguments[0]].scrollIntoView()", index
+            )
+            browser.wait_for(
+                "document.querySelectorAll('.plot')[arguments[0]]"
+                ".querySelector('path.js-line, .hm image')",
+                index,
+            )
+        background = browser.run("return getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(48, 48, 48)" if look == "dark" else "rgb(255, 255, 255)")
+        assert count == 1 + 2 * 4 + 2 * 4
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_a_log_directory_without_events_has_no_tab_and_an_address_of_it_says_so(
