@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "browser"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 
 from browser import Browser, TensorBoard  # type: ignore[import-not-found]
 
-FOLDER = ROOT / "docs" / "pictures"
+FOLDER = Path(__file__).parent / "pictures"
 VIEWS = {
     "overview": {},
     "layers": {"run": "fer2013/bnscope"},
@@ -28,6 +27,7 @@ SIZE = (1150, 900)
 
 
 def main() -> None:
+    """Takes them all."""
     FOLDER.mkdir(exist_ok=True)
     with TensorBoard(Path(sys.argv[1])) as server, Browser(SIZE) as browser:
         for dark in (False, True):
