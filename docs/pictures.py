@@ -32,12 +32,10 @@ def main() -> None:
     with TensorBoard(Path(sys.argv[1])) as server, Browser(SIZE) as browser:
         for dark in (False, True):
             for view, chosen in VIEWS.items():
-                state = urlencode(
-                    {f"p.bnscope.{key}": each for key, each in chosen.items()}
-                )
+                shown = {"view": view, **chosen}
+                state = urlencode({f"p.bnscope.{key}": each for key, each in shown.items()})
                 query = "?darkMode=true" if dark else ""
-                address = f"{server.url}/{query}#bnscope&p.bnscope.view={view}&{state}"
-                browser.open(address, view)
+                browser.open(f"{server.url}/{query}#bnscope&{state}", view)
                 path = FOLDER / f"{view}-{'dark' if dark else 'light'}.png"
                 browser.picture(path)
                 shrink(path)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -81,6 +82,8 @@ class TensorBoard:
         self.pid = self._process.pid
         try:
             self.url = self._wait()
+            if any(logdir.rglob("*.bnscope")):
+                self._wait_for_tab()
         except BaseException:
             self.stop()
             raise
@@ -110,6 +113,17 @@ class TensorBoard:
                 return found.group(1)
             time.sleep(0.05)
         raise RuntimeError(f"TensorBoard did not start:\n{self.log()}")
+
+    def _wait_for_tab(self) -> None:
+        """Waits until it has read so much that there is a tab; its page asks only once."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            listing = f"{self.url}/data/plugins_listing"
+            with urllib.request.urlopen(listing) as answer:  # noqa: S310  our own server's
+                if json.load(answer).get("bnscope", {}).get("enabled"):
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"TensorBoard has no tab BN Scope:\n{self.log()}")
 
 
 class Browser:
