@@ -46,7 +46,7 @@ def shrink(path: Path) -> None:
     from PIL import Image
 
     with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(200)
+        few = picture.convert("RGB").quantize(256)
     few.save(path, optimize=True)
 
 

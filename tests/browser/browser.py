@@ -238,12 +238,14 @@ class Browser:
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
         """Takes a picture of the page, made high enough for all of the tab."""
-        height = int(self.run("return document.querySelector('main').scrollHeight")) + 140
+        height = int(self.run("return document.documentElement.scrollHeight"))
         with self.outside() as driver:
             size = driver.get_window_size()
+            frame = driver.find_element("css selector", "iframe").rect
+            above = frame["y"] + driver.execute_script("return outerHeight - innerHeight")
             if whole:
-                driver.set_window_size(size["width"], min(height, 4000))
-            time.sleep(0.6)  # plotly redraws at the new size
+                driver.set_window_size(size["width"], min(height + above, 4000))
+            time.sleep(1)  # plotly redraws at the new size
             driver.save_screenshot(str(path))
             driver.set_window_size(size["width"], size["height"])
 

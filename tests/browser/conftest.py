@@ -109,9 +109,15 @@ def logs(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", params=["true", "false"], ids=["fast", "slow-loader"])
-def server(request, logs):
-    with TensorBoard(logs, "--load_fast", request.param) as started:
+@pytest.fixture(scope="session")
+def server(logs):
+    with TensorBoard(logs) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def slow_loader(logs):
+    with TensorBoard(logs, "--load_fast", "false") as started:
         yield started
 
 

@@ -35,9 +35,11 @@ def click(browser, selector, text=None):
     )
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_view_draws_its_figures(browser, server, dark):
-    browser.open(server.url, dark=dark)
+@pytest.mark.parametrize(
+    ("loader", "dark"), [("server", False), ("server", True), ("slow_loader", False)]
+)
+def test_every_view_draws_its_figures(browser, request, loader, dark):
+    browser.open(request.getfixturevalue(loader).url, dark=dark)
     for view, figures in FIGURES.items():
         browser.timed_view(view)
         marks = browser.run(MARKS)
