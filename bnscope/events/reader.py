@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,10 @@ def read(log_dir: str | Path) -> Run:
         The run.
 
     Raises:
-        BnscopeError: if there are no events of bnscope, or a later version wrote them.
+        BnscopeError: if there are no events of bnscope, a later version wrote them, or
+            TensorBoard is not installed.
     """
+    _check_tensorboard()
     directory = Path(log_dir)
     if (directory / DIRECTORY).is_dir():
         directory = directory / DIRECTORY
@@ -45,6 +48,16 @@ def read(log_dir: str | Path) -> Run:
             "Give the log_dir of a BatchNormMonitor.",
         )
     return run
+
+
+def _check_tensorboard() -> None:
+    try:
+        importlib.import_module("tensorboard.util.tensor_util")
+    except ImportError as error:
+        raise BnscopeError(
+            "Events are read by TensorBoard, which is not installed.",
+            "Install it with: pip install 'bnscope[tensorboard]'",
+        ) from error
 
 
 def find(log_dir: str | Path) -> dict[str, Path]:
