@@ -360,6 +360,7 @@ def test_a_run_is_read_again_only_when_it_has_grown(tmp_path, rng, monkeypatch):
     )
     server = Server(tmp_path, "true")
     server.wait(lambda: server.json("health", run="bnscope").get("records") == 6)
+    version = server.json("runs")["runs"][0]["version"]
     counted.clear()
     for _ in range(3):
         server.json("figure", figure="trends", run="bnscope")
@@ -367,3 +368,4 @@ def test_a_run_is_read_again_only_when_it_has_grown(tmp_path, rng, monkeypatch):
     write(tmp_path, rng, steps=4, begin=6)
     server.wait(lambda: server.json("health", run="bnscope").get("records") == 10)
     assert len(counted) >= 1
+    assert server.json("runs")["runs"][0]["version"] != version
