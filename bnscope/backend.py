@@ -66,13 +66,6 @@ def _numpy_reader(variables: Sequence[Any]) -> FlatRead:
     return read
 
 
-def needs_synchronization() -> bool:
-    """Whether `fit` keeps the state outside the variables while an epoch runs (JAX)."""
-    import keras
-
-    return bool(keras.backend.backend() == "jax")
-
-
 def import_keras_quietly() -> None:
     """Imports Keras without the notes that TensorFlow prints on stderr as it starts.
 

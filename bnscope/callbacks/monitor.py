@@ -9,10 +9,10 @@ from typing import Any
 import keras  # noqa: TID253  a Keras callback is a Keras class
 import numpy as np
 
-from bnscope import backend
 from bnscope.bn import Array
 from bnscope.callbacks.messages import say
 from bnscope.callbacks.reader import Reader, reader_for
+from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
 from bnscope.statistics.layout import Layout
@@ -74,7 +74,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.channel_freq = channel_freq
         self.raise_alerts = alerts
         self.alerts: list[Alert] = []
-        self._step = 0
+        self._updates = UpdateCounter()
         self._training = False
         self._unbuilt = False
         self._reader: Reader | None = None
@@ -83,7 +83,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._columns = np.zeros(0, np.int64)
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None
-        self._counter = 0
+
+    @property
+    def _step(self) -> int:
+        """Updates of BN since the first `fit`."""
+        return self._updates.total
 
     @property
     def history(self) -> Run:
@@ -96,7 +100,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._training = True
         self._reader = None
         self._before = None
-        self._counter = self._optimizer_count()
+        self._updates.begin(self._model)
         self._unbuilt = not self.model.built
         if not self._unbuilt:
             self._try_to_begin()
@@ -104,8 +108,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
-        updates = self._count_updates()
-        self._step += updates
+        updates = self._updates.advance(self._model)
         if self._unbuilt:  # the first step has built it
             self._try_to_begin()
             self._unbuilt = False
@@ -149,7 +152,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Finds the BN layers."""
-        reader = reader_for(self.model, fresh=True)
+        reader = reader_for(self.model, self.params)
         chosen = select(reader.layout.paths, self.layers)
         if not chosen:
             which = "" if self.layers is None else f" whose path matches {self.layers}"
@@ -178,7 +181,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         line = start.summary_line(report)
         if line and not recorder.run.starts:
             say(line)
-        fit = {**(self.params or {}), "counting": self._counting()}
+        fit = {**(self.params or {}), "counting": self._updates.counting}
         record = start.start_record(reader.graph, report, fit)
         recorder.start(self._step, record, start.start_text(record, report))
 
@@ -204,7 +207,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _read_ahead(self) -> None:
         """Reads now, if the next call is to be logged."""
-        if self._is_due(self._step, self._step + self._steps_per_call()):
+        if self._is_due(self._step, self._step + self._updates.steps_per_call):
             self._before = (self._step, self._current(Reader.read_moving))
 
     def _read(self) -> Array:
@@ -214,40 +217,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def _current(self, read: Callable[[Reader, int], Array]) -> Array:
         if self._reader is None:
             raise RuntimeError("nothing is read before the layers are known")
-        if backend.needs_synchronization():
-            _ = self.model  # brings the running state into the variables
-        return read(self._reader, self._step)[:, self._columns]
+        return read(self._reader, self._updates.in_fit)[:, self._columns]
 
     def _is_due(self, earlier: int, later: int) -> bool:
         """Whether a step to be logged lies behind `earlier` and not behind `later`."""
         return later // self.update_freq > earlier // self.update_freq
-
-    def _count_updates(self) -> int:
-        """Updates of BN since the last call.
-
-        Without `steps_per_execution` each call is one, whatever the optimizer counts: with
-        gradient accumulation and with loss scaling it counts fewer.
-        """
-        if self._steps_per_call() == 1:
-            return 1
-        previous, self._counter = self._counter, self._optimizer_count()
-        return max(self._counter - previous, 0)
-
-    def _steps_per_call(self) -> int:
-        return int(getattr(self._model, "steps_per_execution", 1) or 1)
-
-    def _optimizer_count(self) -> int:
-        optimizer = getattr(self._model, "optimizer", None)
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        # The public `iterations` counts updates of the weights, not of BN.
-        counter = getattr(inner, "_iterations", getattr(inner, "iterations", 0))
-        return int(counter)
-
-    def _counting(self) -> str:
-        """Whether the number of updates between two readings is exact."""
-        several = self._steps_per_call() != 1
-        scaled = hasattr(getattr(self._model, "optimizer", None), "inner_optimizer")
-        return "approximate" if several and scaled else "exact"
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Reader:
     """
 
     def __init__(self, model: Any) -> None:
+        self._model = ref(model)
         layers = live.keras_layers(model)
         self.graph: Graph = live.read(model)
         built = readable_layers(self.graph)
@@ -39,8 +40,13 @@ class Reader:
         self._values: Array | None = None
 
     def read(self, step: int) -> Array:
-        """The variables after a step, shape `(4, channels)`; read once a step."""
+        """The variables after a step, shape `(4, channels)`; read once a step.
+
+        Args:
+            step: updates since this `fit` began (`UpdateCounter.in_fit`).
+        """
         if self._values is None or step != self._step:
+            self._synchronize()
             self._values = self.layout.unpack(self._read())
             self._step = step
         return self._values
@@ -49,19 +55,37 @@ class Reader:
         """The same with only the moving values, in half the time; gamma and beta are NaN."""
         if self._values is not None and step == self._step:
             return self._values
+        self._synchronize()
         values = np.full((len(VARIABLES), self.layout.channels), np.nan)
         values[-len(MOVING) :] = self._read_moving().reshape(len(MOVING), -1)
         return values
 
+    def forget(self) -> None:
+        """Reads anew the next time: a callback has changed the variables."""
+        self._values = None
 
-_readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
+    def _synchronize(self) -> None:
+        """Brings the running state into the variables, where `fit` keeps it apart (JAX)."""
+        synchronize = getattr(self._model(), "jax_state_sync", None)
+        if synchronize is not None:
+            synchronize()
 
 
-def reader_for(model: Any, *, fresh: bool = False) -> Reader:
-    """The reader that all callbacks of a model share; `fresh` makes a new one."""
-    if fresh or model not in _readers:
-        _readers[model] = Reader(model)
-    return _readers[model]
+_readers: WeakKeyDictionary[Any, tuple[Any, Reader]] = WeakKeyDictionary()
+
+
+def reader_for(model: Any, fit: Any) -> Reader:
+    """The reader that all callbacks of one `fit` share.
+
+    Args:
+        model: a built `keras.Model`.
+        fit: what only the callbacks of this `fit` have: their `params`, which are one object.
+    """
+    known, reader = _readers.get(model, (None, None))
+    if reader is None or known is not fit:
+        reader = Reader(model)
+        _readers[model] = fit, reader
+    return reader
 
 
 def _variables(layer: Any) -> dict[str, Any]:

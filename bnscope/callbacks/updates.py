@@ -1,0 +1,58 @@
+"""Counts the updates of BN while a model trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class UpdateCounter:
+    """Counts the updates of BN over all `fit` calls of one callback.
+
+    Attributes:
+        total: updates so far.
+        in_fit: updates since this `fit` began.
+        steps_per_call: updates between two calls of the batch callbacks, at most.
+        counting: whether the number of updates is "exact" or "approximate".
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.in_fit = 0
+        self.steps_per_call = 1
+        self.counting = "exact"
+        self._count = 0
+
+    def begin(self, model: Any) -> None:
+        """Looks at the model as `fit` begins.
+
+        Args:
+            model: the model, not synchronized (a callback's `_model`).
+        """
+        self.steps_per_call = int(getattr(model, "steps_per_execution", 1) or 1)
+        scaled = hasattr(getattr(model, "optimizer", None), "inner_optimizer")
+        several = self.steps_per_call != 1
+        self.counting = "approximate" if several and scaled else "exact"
+        self._count = _optimizer_count(model)
+        self.in_fit = 0
+
+    def advance(self, model: Any) -> int:
+        """The updates since the last call; call once in `on_train_batch_end`.
+
+        Without `steps_per_execution` each call is one, whatever the optimizer counts: with
+        gradient accumulation and with loss scaling it counts fewer.
+        """
+        if self.steps_per_call == 1:
+            updates = 1
+        else:
+            previous, self._count = self._count, _optimizer_count(model)
+            updates = max(self._count - previous, 0)
+        self.total += updates
+        self.in_fit += updates
+        return updates
+
+
+def _optimizer_count(model: Any) -> int:
+    optimizer = getattr(model, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    # The public `iterations` counts updates of the weights, not of BN.
+    return int(getattr(inner, "_iterations", getattr(inner, "iterations", 0)))
