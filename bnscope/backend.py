@@ -103,7 +103,7 @@ def running_values(variables: Sequence[Any], model: Any) -> Callable[[], list[An
         model: the `keras.Model` whose they are, its optimizer's included. It is not kept alive.
 
     Returns:
-        A function of no arguments that gives the backend's own arrays.
+        A function of no arguments that gives arrays of JAX, or else the variables.
     """
     known = (lambda: None) if model is None else ref(model)
     variables = list(variables)
@@ -118,7 +118,7 @@ def running_values(variables: Sequence[Any], model: Any) -> Callable[[], list[An
                 if all(a.shape == b.shape for a, b in zip(found, variables, strict=True)):
                     return found
             trained.jax_state_sync()
-        return [variable.value for variable in variables]
+        return variables
 
     return read
 
@@ -140,6 +140,7 @@ def _places(variables: Sequence[Any], model: Any) -> list[tuple[str, int]]:
 
 def _on_one_device(value: Any) -> Any:
     """The copy on this process's first device, if there are several: no process waits."""
+    value = getattr(value, "value", value)
     if value.sharding.num_devices == 1:
         return value
     # What is cut up over devices is put together; beyond this process that is refused.
@@ -184,6 +185,7 @@ def replica_reader(
 
 def _copies(value: Any) -> list[Any]:
     """The copies of an array of JAX on the devices of this process."""
+    value = getattr(value, "value", value)
     whole = value.is_fully_replicated
     return [shard.data for shard in value.addressable_shards] if whole else [value]
 

@@ -73,6 +73,8 @@ class UpdateCounter:
 
 def _optimizer_counter(model: Any) -> Callable[[], int]:
     """A function that reads how many batches the optimizer was given."""
+    import keras
+
     optimizer = getattr(model, "optimizer", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     # The public `iterations` counts updates of the weights, not of BN.
@@ -80,4 +82,4 @@ def _optimizer_counter(model: Any) -> Callable[[], int]:
     if counter is None:
         return lambda: 0
     read = running_values([counter], model)
-    return lambda: int(read()[0])
+    return lambda: int(keras.ops.convert_to_numpy(read()[0]))

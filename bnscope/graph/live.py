@@ -318,6 +318,8 @@ def _variable(variable: Any) -> Variable:
 
 
 def _training(model: Any) -> Training:
+    import keras
+
     compiled = bool(getattr(model, "compiled", False))
     optimizer = getattr(model, "optimizer", None)
     if not compiled or optimizer is None:
@@ -330,6 +332,6 @@ def _training(model: Any) -> Training:
     kind = type(optimizer).__name__
     return Training(
         compiled=True,
-        optimizer_steps=int(counter),
+        optimizer_steps=int(keras.ops.convert_to_numpy(counter)),
         optimizer=optimizers.from_settings(kind, settings),
     )
