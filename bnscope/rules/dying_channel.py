@@ -1,0 +1,156 @@
+"""BN505: a channel that is dying now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bnscope.bn import DEAD_GAMMA, DEAD_SHARE_OF_EPSILON, Array
+from bnscope.rules.base import Severity, StateProblem, channel_list
+from bnscope.rules.window import Booleans, Floats, Reading, Window, WindowRule
+
+
+class DyingChannel(WindowRule):
+    """The variance, or gamma, of a channel falls geometrically: the channel is dying.
+
+    ## What it does
+    Looks at four readings in a row: the last four, every second one, every fourth, and so on up
+    to every 128th, so that a fall is seen whether it takes forty steps or forty thousand. A
+    channel is dying if
+
+    - its moving variance, or its gamma, fell from each reading to the next, by at least a factor
+      of 5 in all, at a steady rate (the slowest at least a third of the fastest), and would at
+      this rate be below its limit within as many steps again. The limit is epsilon/10 for the
+      variance (BN304), and for gamma a hundredth of the layer's median;
+    - or its moving variance fell by that factor while the variance of each of the four
+      mini-batches was below epsilon/10 already: the channel is constant, and the moving variance
+      only has not followed yet.
+
+    ## Why is this bad
+    A channel whose variance goes to 0 carries nothing, and what is left of it is multiplied by
+    up to `gamma / sqrt(epsilon)`. It does not come back: a dead filter gets no gradient. While
+    it dies, something can still be done.
+
+    ## What to do
+    Look at the layer that feeds BN: weight decay that is too strong, a learning rate that was
+    too high, ReLU units that no input reaches. Lower them, or go on from an earlier checkpoint.
+
+    ## When it is quiet
+    The fall from the initial variance 1 to the first real one, which is taken off where the
+    updates are counted; where they are not (`bnscope track`, shared layers) a channel counts
+    only once its variance has risen or stood still. Channels below the limit already: they are
+    dead, which BN304 says. Gamma under an L1 penalty, which is there to make it 0, and gamma
+    that passes through 0. What dies between two checkpoints of `bnscope track` is seen when it
+    is dead: four readings of the fall are needed.
+
+    ## References
+    - Liu et al. 2017, pruning by an L1 penalty on gamma, <https://arxiv.org/abs/1708.06519>
+    """
+
+    code = "BN505"
+    name = "dying-channel"
+    severity = Severity.WARNING
+    advice = (
+        "Look at the layer that feeds this one (weight decay, learning rate, units that no "
+        "input reaches), or go on from a checkpoint before the fall."
+    )
+
+    LEAST_FALL = 5.0
+    STEADY_SHARE = 1 / 3
+    SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
+    SHARE_OF_MEDIAN_GAMMA = 0.01
+
+    def suspects(self, window: Window) -> Booleans:
+        """The channels whose variance or gamma fell far enough."""
+        first, last = window.readings[0], window.readings[-1]
+        constant = window.told & self._fell(first.values[3], last.values[3])
+        variance = window.settled & self._fell(*(_variance(window, r) for r in (first, last)))
+        gamma = self._fell(np.abs(first.values[0]), np.abs(last.values[0]))
+        alive = last.values[3] >= self.SHARE_OF_EPSILON * window.epsilon
+        return np.asarray((constant | variance) & alive | gamma)
+
+    def check_window(self, window: Window) -> tuple[StateProblem, ...]:
+        """The channels whose variance falls, and those whose gamma does."""
+        return tuple(self._problems(window))
+
+    def _problems(self, window: Window) -> Iterator[StateProblem]:
+        variance = np.stack([_variance(window, reading) for reading in window.readings])
+        gamma = np.stack([reading.values[0] for reading in window.readings]).astype(np.float64)
+        limit = self.SHARE_OF_EPSILON * window.epsilon
+        least_gamma = max(DEAD_GAMMA, self.SHARE_OF_MEDIAN_GAMMA * np.median(np.abs(gamma[-1])))
+        constant = self._is_constant(window, limit)
+        falls = window.settled & self._falls(window, variance, limit) & ~constant
+        shrinks = self._falls(window, np.abs(gamma), np.full(limit.shape, least_gamma))
+        shrinks &= (gamma > 0).all(0) | (gamma < 0).all(0)
+        if constant.any():
+            yield self._constant(window, constant, float(limit[0]))
+        if falls.any():
+            yield self._falling(window, "the variance", variance, falls, float(limit[0]))
+        if (shrinks & ~window.pruned).any():
+            bad = shrinks & ~window.pruned
+            yield self._falling(window, "gamma", gamma, bad, float(least_gamma))
+
+    def _fell(self, first: Floats, last: Floats) -> Booleans:
+        return np.asarray(first >= self.LEAST_FALL * last)
+
+    def _falls(self, window: Window, series: Array, limit: Array) -> Booleans:
+        """Which channels fall far, steadily, and towards the limit; series `(readings, c)`."""
+        with np.errstate(all="ignore"):
+            level, floor = np.log(series), np.log(limit)
+        pace = -np.diff(level, axis=0) / np.diff(window.steps)[:, None]
+        fallen, ahead = level[0] - level[-1], level[-1] - floor
+        steady = (pace.min(0) > 0) & (pace.min(0) >= self.STEADY_SHARE * pace.max(0))
+        far = fallen >= np.log(self.LEAST_FALL)
+        return np.asarray(steady & far & (ahead > 0) & (ahead <= fallen))
+
+    def _is_constant(self, window: Window, limit: Array) -> Booleans:
+        """Which channels are constant, while the moving variance has not followed yet."""
+        first, last = window.readings[0].values[3], window.readings[-1].values[3]
+        flat = [window.batch(reading)[1] < limit for reading in window.readings]
+        return np.asarray(np.all(flat, 0) & self._fell(first, last) & (last >= limit))
+
+    def _constant(self, window: Window, bad: Booleans, limit: float) -> StateProblem:
+        last = window.readings[-1]
+        channels = _ordered(bad, last.values[3])
+        value = float(last.values[3][channels[0]])
+        return StateProblem(
+            f"the mini-batch variance of {channel_list(channels)} of {bad.size} is below "
+            f"epsilon/10 ({limit:.3g}) at each of the last {len(window.readings)} readings: the "
+            f"input is constant. moving_variance is still {value:.3g} and falls.",
+            "moving_variance",
+            channels,
+            value,
+            limit,
+            self.severity,
+        )
+
+    def _falling(
+        self, window: Window, what: str, series: Array, bad: Booleans, limit: float
+    ) -> StateProblem:
+        channels = _ordered(bad, np.abs(series[-1]))
+        worst = channels[0]
+        start, value = float(series[0, worst]), float(series[-1, worst])
+        first, last = window.readings[0].step, window.readings[-1].step
+        ahead = np.log(abs(value) / limit) / np.log(start / value) * (last - first)
+        return StateProblem(
+            f"{what} falls geometrically in {channel_list(channels)} of {bad.size}: from "
+            f"{start:.3g} at step {first} to {value:.3g} at step {last} in channel {worst}; at "
+            f"this rate it is below {limit:.3g} at step {last + np.ceil(ahead):.0f}.",
+            what,
+            channels,
+            value,
+            limit,
+            self.severity,
+        )
+
+
+def _variance(window: Window, reading: Reading) -> Array:
+    """The moving variance without its initial share."""
+    return window.warmed(reading.values[-2:], reading.step)[1]
+
+
+def _ordered(bad: Booleans, size: Floats) -> tuple[int, ...]:
+    """The bad channels, the smallest first."""
+    found = np.flatnonzero(bad)
+    return tuple(int(channel) for channel in found[np.argsort(size[found])])

@@ -1,0 +1,147 @@
+"""BN502: what training normalizes with is far from what inference will."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnscope.bn import Array, recovery_error
+from bnscope.rules.base import Severity, StateProblem, plural
+from bnscope.rules.window import Booleans, Window, WindowRule
+
+
+class TrainInferenceGap(WindowRule):
+    """The statistics of the batches stay far from the moving ones, beyond what chance explains.
+
+    ## What it does
+    Compares the mini-batch mean and standard deviation of the last four logged steps, also of
+    every second, fourth, ... one, with the moving values that each of them met. The gap of a
+    channel is the larger of
+
+    - `|average of (batch mean - moving mean)| / sqrt(batch variance + epsilon)`, in sigma;
+    - `|log(moving standard deviation / batch standard deviation)|`, each with epsilon.
+
+    From it everything is taken off that explains it without a fault: four standard errors of
+    such an average, where the sampling error of one batch is told from the spread of the batch
+    statistics over the window, and that of the moving average follows from it; the lag of the
+    moving average behind a drift, `m / (1 - m)` updates at the slope seen in the window and at
+    one standard error more; and the rounding error of the recovered batch statistics. A layer
+    is reported if of more than half of its channels more than 0.5 is left.
+
+    ## Why is this bad
+    Training normalizes each batch with its own statistics, inference with the moving ones.
+    Where these are those of other data, or of another network, the validation loss is that of a
+    network nobody trained: it looks like overfitting and is none.
+
+    ## What to do
+    Find out where the moving values come from: a pretrained model fed with data scaled in
+    another way, data that changed in the middle of the run, weights that were loaded or changed
+    without their statistics. Training on brings them back at the speed of the momentum
+    (299 updates at 0.99); recomputing them on the training data does it at once.
+
+    ## When it is quiet
+    While statistics that began at 0 and 1 are cold (BN503). Frozen layers, and all whose
+    mini-batch statistics cannot be told: shared, `TimeDistributed`, `renorm`, several replicas.
+    A gap that lasts less than four logged steps. Whether the loss differs is not measured here.
+
+    ## References
+    - <https://github.com/keras-team/keras/issues/12851>
+    - <https://github.com/keras-team/keras/issues/7265>
+    """
+
+    code = "BN502"
+    name = "train-inference-gap"
+    severity = Severity.WARNING
+    advice = (
+        "Check that the data is scaled as it was when the statistics were made; recompute them "
+        "on the training data, or train until they have followed."
+    )
+
+    LARGEST_GAP = 0.5
+    LEAST_SHARE = 0.5
+    STANDARD_ERRORS = 4.0
+    LARGEST_INITIAL_SHARE = 0.05
+
+    def suspects(self, window: Window) -> Booleans:
+        """The channels whose gap is large before anything is taken off."""
+        return np.asarray(_gap(window, self._is_cold(window)).max(0) > self.LARGEST_GAP)
+
+    def check_window(self, window: Window) -> tuple[StateProblem, ...]:
+        """Whether more than half of the channels have a gap that nothing explains."""
+        gap = _gap(window, self._is_cold(window))
+        explained = self._explained(window)
+        left = (gap - explained).max(0)
+        found = left > self.LARGEST_GAP  # NaN is not
+        if not found.size or found.mean() <= self.LEAST_SHARE:
+            return ()
+        order = np.argsort(-np.where(found, left, -np.inf))[: int(found.sum())]
+        worst = int(order[0])
+        return (
+            StateProblem(
+                self._message(window, gap[:, found], explained[:, found]),
+                "gap",
+                tuple(int(channel) for channel in order),
+                float(gap[:, worst].max()),
+                self.LARGEST_GAP,
+                self.severity,
+            ),
+        )
+
+    def _message(self, window: Window, gap: Array, explained: Array) -> str:
+        first, last = window.readings[0].step, window.readings[-1].step
+        count = f"{gap.shape[1]} of {plural(window.epsilon.size, 'channel')}"
+        mean, deviation = np.median(gap, 1)
+        why = np.median(explained, 1)
+        return (
+            f"from step {first} to {last} the moving statistics are far from those of the "
+            f"batches in {count}: {mean:.2g} sigma in the mean ({why[0]:.2g} explained by "
+            f"sampling, lag and rounding), a factor of {np.exp(deviation):.2g} in the standard "
+            f"deviation ({np.exp(why[1]):.2g} explained); medians."
+        )
+
+    def _is_cold(self, window: Window) -> Booleans:
+        share = window.initial_share(window.readings[0].step)
+        return np.asarray(share >= self.LARGEST_INITIAL_SHARE)
+
+    def _explained(self, window: Window) -> Array:
+        """How much of the gaps sampling, lag and rounding explain, in their units."""
+        batch = np.stack([window.batch(reading) for reading in window.readings])
+        steps = window.steps - window.steps.mean()
+        count, square = len(steps), float(steps @ steps)
+        momentum, now = window.momentum, window.readings[-1]
+        with np.errstate(all="ignore"):
+            variance = batch.mean(0, np.float64)[1] + window.epsilon
+            units = np.stack([np.sqrt(variance), 2.0 * variance])
+            slope = np.tensordot(steps, batch, 1) / square / units
+            rest = (batch - batch.mean(0)) / units - steps[:, None, None] * slope
+            spread = np.sqrt((rest**2).sum(0) / (count - 2))  # of one batch
+            # Few readings may lie close together by chance, not so in most channels.
+            spread = np.fmax(spread, np.nanmedian(spread, 1, keepdims=True))
+            follows = (1.0 - momentum) / (1.0 + momentum)  # of its variance the average has
+            error = spread * np.sqrt(1.0 / count + follows)
+            lag = (1.0 - momentum**now.step) / (1.0 - momentum)
+            drift = (np.abs(slope) + spread / np.sqrt(square)) * lag
+            return self.STANDARD_ERRORS * error + drift + _rounding(window) / units
+
+
+def _gap(window: Window, leave_out: Booleans) -> Array:
+    """The gap of mean and of standard deviation, shape `(2, channels)`; NaN if unknown."""
+    batch, moving = np.zeros((2, 2, window.epsilon.size))
+    with np.errstate(all="ignore"):
+        for reading in window.readings:
+            batch += window.batch(reading)
+            moving += window.met(reading)
+        count = len(window.readings)
+        variance = batch[1] / count + window.epsilon
+        mean = np.abs(batch[0] - moving[0]) / count / np.sqrt(variance)
+        deviation = 0.5 * np.abs(np.log((moving[1] / count + window.epsilon) / variance))
+    gap = np.stack([mean, deviation])
+    gap[:, leave_out] = np.nan
+    return gap
+
+
+def _rounding(window: Window) -> Array:
+    """The bound on the rounding error of the last batch, shape `(2, channels)`."""
+    now = window.readings[-1]
+    if now.before is None:
+        return np.full((2, window.epsilon.size), np.nan)
+    return recovery_error(now.before[-2:], now.values[-2:], window.momentum, now.updates)
