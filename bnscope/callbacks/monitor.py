@@ -11,10 +11,12 @@ import numpy as np
 
 from bnscope.bn import Array
 from bnscope.callbacks.messages import say
+from bnscope.callbacks.observing import CompiledFlags, Observer
 from bnscope.callbacks.reader import Reader, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
+from bnscope.graph import live
 from bnscope.statistics.layout import Layout
 from bnscope.watching import start
 from bnscope.watching.alerts import Alert, Watch
@@ -80,6 +82,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
+        self._observer: Observer | None = None
+        self._flags = CompiledFlags()
         self._columns = np.zeros(0, np.int64)
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None
@@ -94,11 +98,17 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """The recorded series."""
         return self._recorder.run if self._recorder is not None else Run()
 
+    def set_model(self, model: Any) -> None:
+        """Keras calls it before `fit` makes the function that trains."""
+        super().set_model(model)
+        self._flags.fit_follows(model)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads the model and writes what is known of it before the first step."""
         del logs
         self._training = True
         self._reader = None
+        self._observer = None
         self._before = None
         self._updates.begin(self._model)
         self._unbuilt = not self.model.built
@@ -113,25 +123,48 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._try_to_begin()
             self._unbuilt = False
         elif self._reader is not None:
+            if self._observer is not None:
+                self._tell(self._observer.batches(self._step, updates))
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Records the values of every channel."""
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether weights were exchanged since the last epoch."""
         del epoch, logs
+        if self._observer is not None:
+            self._tell(self._observer.compare(self._step, "between two epochs"))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks back on the epoch, and records the values of every channel."""
+        del epoch, logs
+        if self._observer is not None and self._watch is not None:
+            self._tell(self._observer.batches_end(self._step))
+            self._observer.hold()
+            if self._watch.wants_epoch_end:
+                self._tell(self._watch.epoch_end(self._step, self._read()))
         if self._recorder is not None and self.channel_freq == "epoch":
             self._recorder.channels(self._step, self._read())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
-        if self._training and self._watch is not None:
+        if self._training and self._observer is not None and self._watch is not None:
             self._tell(self._watch.validation(self._step, self._step, self._warm))
+            self._tell(self._observer.batches_end(self._step))  # its count is reset next
+            self._observer.hold()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether weights were exchanged for the validation."""
+        del logs
+        if self._training and self._observer is not None:
+            self._tell(self._observer.compare(self._step, "at a validation"))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
+        if self._observer is not None:
+            self._tell(self._observer.fit_end(self._step))
         self._training = False
         if self._recorder is not None:
             self._recorder.close()
@@ -170,9 +203,35 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
-            self._watch.layout = layout
+            self._observe(self._watch, reader, layout)
         self._report(reader, self._recorder)
         self._read_ahead()
+
+    def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
+        """Makes ready to raise alerts in this `fit`."""
+        watch.begin(
+            layout,
+            self._step,
+            self._read(),
+            graph=reader.graph,
+            warm=self._warm,
+            replicas=reader.replicas,
+        )
+        layers = live.keras_layers(self.model)
+        self._observer = Observer(
+            self._model,
+            [layers[path] for path in layout.paths],
+            watch,
+            self._read_anew,
+            (self.params or {}).get("steps"),
+            self._flags,
+        )
+
+    def _read_anew(self) -> Array:
+        """The variables, which another callback may have changed since the last step."""
+        if self._reader is not None:
+            self._reader.forget()
+        return self._read()
 
     def _report(self, reader: Reader, recorder: Recorder) -> None:
         """Lints once, and writes what is known of the model."""
@@ -198,7 +257,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         after = self._read()
         taken, before = self._before or (self._step, None)
         if self._watch is not None:
-            self._tell(self._watch.reading(self._step, after))
+            self._tell(self._watch.reading(self._step, after, before, self._step - taken))
+        if self._observer is not None:
+            self._tell(self._observer.logged(self._step))
         self._recorder.step(self._step, before, after, self._step - taken, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq

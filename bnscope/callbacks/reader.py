@@ -27,7 +27,8 @@ class Reader:
         layers = live.keras_layers(model)
         self.graph: Graph = live.read(model)
         built = readable_layers(self.graph)
-        self.layout = make_layout(self.graph, built, replicas=_replicas(model))
+        self.replicas = _replicas(model)
+        self.layout = make_layout(self.graph, built, replicas=self.replicas)
         found = {path: _variables(layers[path]) for path in self.layout.paths}
         variables = [
             (row, found[self.layout.paths[index]][VARIABLES[row]])

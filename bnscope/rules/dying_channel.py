@@ -61,24 +61,32 @@ class DyingChannel(WindowRule):
     SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
     SHARE_OF_MEDIAN_GAMMA = 0.01
 
+    @np.errstate(all="ignore")  # values of any size
     def suspects(self, window: Window) -> Booleans:
         """The channels whose variance or gamma fell far enough."""
         first, last = window.readings[0], window.readings[-1]
         constant = window.told & self._fell(first.values[3], last.values[3])
-        variance = window.settled & self._fell(*(_variance(window, r) for r in (first, last)))
+        variance = window.settled & self._fell(
+            *(_variance(window, r) for r in (first, last))
+        )
         gamma = self._fell(np.abs(first.values[0]), np.abs(last.values[0]))
         alive = last.values[3] >= self.SHARE_OF_EPSILON * window.epsilon
         return np.asarray((constant | variance) & alive | gamma)
 
+    @np.errstate(all="ignore")
     def check_window(self, window: Window) -> tuple[StateProblem, ...]:
         """The channels whose variance falls, and those whose gamma does."""
         return tuple(self._problems(window))
 
     def _problems(self, window: Window) -> Iterator[StateProblem]:
         variance = np.stack([_variance(window, reading) for reading in window.readings])
-        gamma = np.stack([reading.values[0] for reading in window.readings]).astype(np.float64)
+        gamma = np.stack([reading.values[0] for reading in window.readings]).astype(
+            np.float64
+        )
         limit = self.SHARE_OF_EPSILON * window.epsilon
-        least_gamma = max(DEAD_GAMMA, self.SHARE_OF_MEDIAN_GAMMA * np.median(np.abs(gamma[-1])))
+        least_gamma = max(
+            DEAD_GAMMA, self.SHARE_OF_MEDIAN_GAMMA * np.median(np.abs(gamma[-1]))
+        )
         constant = self._is_constant(window, limit)
         falls = window.settled & self._falls(window, variance, limit) & ~constant
         shrinks = self._falls(window, np.abs(gamma), np.full(limit.shape, least_gamma))
@@ -96,8 +104,7 @@ class DyingChannel(WindowRule):
 
     def _falls(self, window: Window, series: Array, limit: Array) -> Booleans:
         """Which channels fall far, steadily, and towards the limit; series `(readings, c)`."""
-        with np.errstate(all="ignore"):
-            level, floor = np.log(series), np.log(limit)
+        level, floor = np.log(series), np.log(limit)
         pace = -np.diff(level, axis=0) / np.diff(window.steps)[:, None]
         fallen, ahead = level[0] - level[-1], level[-1] - floor
         steady = (pace.min(0) > 0) & (pace.min(0) >= self.STEADY_SHARE * pace.max(0))
@@ -137,7 +144,7 @@ class DyingChannel(WindowRule):
             f"{what} falls geometrically in {channel_list(channels)} of {bad.size}: from "
             f"{start:.3g} at step {first} to {value:.3g} at step {last} in channel {worst}; at "
             f"this rate it is below {limit:.3g} at step {last + np.ceil(ahead):.0f}.",
-            what,
+            "gamma" if what == "gamma" else "moving_variance",
             channels,
             value,
             limit,
@@ -147,7 +154,7 @@ class DyingChannel(WindowRule):
 
 def _variance(window: Window, reading: Reading) -> Array:
     """The moving variance without its initial share."""
-    return window.warmed(reading.values[-2:], reading.step)[1]
+    return np.asarray(window.warmed(reading.values[-2:], reading.step)[1])
 
 
 def _ordered(bad: Booleans, size: Floats) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class InvalidStatistics(ChannelRule):
     def bad_channels(self, values: Array, epsilon: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Those with a value that is not finite, or a negative variance."""
         del epsilon
-        return ~np.isfinite(values).all(0) | (values[3] < 0)
+        return np.asarray(~np.isfinite(values).all(0) | (values[3] < 0))
 
     def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:
         """The variables with values that are not finite, and negative variances."""

@@ -56,7 +56,9 @@ def _where(rule: type[Rule]) -> str:
     if rule.while_training:
         return "the callbacks while training"
     both = rule.also_while_training
-    return "`bnscope lint`, and by the callbacks while training" if both else "`bnscope lint`"
+    return (
+        "`bnscope lint`, and by the callbacks while training" if both else "`bnscope lint`"
+    )
 
 
 def _sections(rule: type[Rule]) -> dict[str, str]:

@@ -15,8 +15,9 @@ class SmallBatch(Rule):
 
     ## What it does
     Counts the values of which each mean and variance is made: batch size times the size of
-    the map. Reports BN layers with fewer than 32. Linting knows the batch size of a model whose
-    input fixes it; `BatchNormMonitor` that of the running `fit`, from the count of its loss.
+    the map. Linting knows the batch size of a model whose input fixes it, and reports BN layers
+    with fewer than 32 values. `BatchNormMonitor` knows that of the running `fit`, from the count
+    of its loss; it may be that of a short trial, so only fewer than 8 are reported.
 
     ## Why is this bad
     In training each batch is normalized with its own statistics. From few values these are
@@ -45,6 +46,7 @@ class SmallBatch(Rule):
     also_while_training = True
 
     FEWEST_VALUES = 32
+    FEWEST_VALUES_IN_TRAINING = 8
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
@@ -52,8 +54,10 @@ class SmallBatch(Rule):
         for call in context.batch_norm_calls:
             shape = call.inputs[0].shape if call.inputs else None
             batch = shape[0] if shape else None
-            problem = None if batch is None else self._problem(call, batch, "is fixed at")
-            if problem is not None and batch is not None:
+            if batch is None:
+                continue
+            problem = self._problem(call, batch, "is fixed at", self.FEWEST_VALUES)
+            if problem is not None:
                 yield Problem(
                     call.layer.path,
                     problem.message,
@@ -74,21 +78,24 @@ class SmallBatch(Rule):
             Path of the layer, and the problem; `value` is the number of values a channel.
         """
         for call in context.batch_norm_calls:
-            problem = self._problem(call, batch_size, "is")
+            fewest = self.FEWEST_VALUES_IN_TRAINING
+            problem = self._problem(call, batch_size, "is", fewest)
             if problem is not None:
                 yield call.layer.path, problem
 
-    def _problem(self, call: Call, batch: int, word: str) -> StateProblem | None:
+    def _problem(
+        self, call: Call, batch: int, word: str, fewest: int
+    ) -> StateProblem | None:
         size = values_a_sample(call)
-        if size is None or size * batch >= self.FEWEST_VALUES or is_frozen(call.layer):
+        if size is None or size * batch >= fewest or is_frozen(call.layer):
             return None
         return StateProblem(
             f"the batch size {word} {batch}, so each mean and variance is made of "
-            f"{plural(size * batch, 'value')}; fewer than {self.FEWEST_VALUES} are mostly noise.",
+            f"{plural(size * batch, 'value')}; fewer than {fewest} are mostly noise.",
             "values",
             (),
             size * batch,
-            self.FEWEST_VALUES,
+            fewest,
             self.severity,
         )
 

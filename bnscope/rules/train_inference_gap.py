@@ -61,10 +61,12 @@ class TrainInferenceGap(WindowRule):
     STANDARD_ERRORS = 4.0
     LARGEST_INITIAL_SHARE = 0.05
 
+    @np.errstate(all="ignore")  # values of any size
     def suspects(self, window: Window) -> Booleans:
         """The channels whose gap is large before anything is taken off."""
         return np.asarray(_gap(window, self._is_cold(window)).max(0) > self.LARGEST_GAP)
 
+    @np.errstate(all="ignore")
     def check_window(self, window: Window) -> tuple[StateProblem, ...]:
         """Whether more than half of the channels have a gap that nothing explains."""
         gap = _gap(window, self._is_cold(window))
@@ -108,32 +110,31 @@ class TrainInferenceGap(WindowRule):
         steps = window.steps - window.steps.mean()
         count, square = len(steps), float(steps @ steps)
         momentum, now = window.momentum, window.readings[-1]
-        with np.errstate(all="ignore"):
-            variance = batch.mean(0, np.float64)[1] + window.epsilon
-            units = np.stack([np.sqrt(variance), 2.0 * variance])
-            slope = np.tensordot(steps, batch, 1) / square / units
-            rest = (batch - batch.mean(0)) / units - steps[:, None, None] * slope
-            spread = np.sqrt((rest**2).sum(0) / (count - 2))  # of one batch
-            # Few readings may lie close together by chance, not so in most channels.
-            spread = np.fmax(spread, np.nanmedian(spread, 1, keepdims=True))
-            follows = (1.0 - momentum) / (1.0 + momentum)  # of its variance the average has
-            error = spread * np.sqrt(1.0 / count + follows)
-            lag = (1.0 - momentum**now.step) / (1.0 - momentum)
-            drift = (np.abs(slope) + spread / np.sqrt(square)) * lag
-            return self.STANDARD_ERRORS * error + drift + _rounding(window) / units
+        variance = batch.mean(0, np.float64)[1] + window.epsilon
+        units = np.stack([np.sqrt(variance), 2.0 * variance])
+        slope = np.tensordot(steps, batch, 1) / square / units
+        rest = (batch - batch.mean(0)) / units - steps[:, None, None] * slope
+        spread = np.sqrt((rest**2).sum(0) / (count - 2))  # of one batch
+        # Few readings may lie close together by chance, not so in most channels.
+        spread = np.fmax(spread, np.nanmedian(spread, 1, keepdims=True))
+        follows = (1.0 - momentum) / (1.0 + momentum)  # of its variance the average has
+        error = spread * np.sqrt(1.0 / count + follows)
+        lag = (1.0 - momentum**now.step) / (1.0 - momentum)
+        drift = (np.abs(slope) + spread / np.sqrt(square)) * lag
+        explained = self.STANDARD_ERRORS * error + drift + _rounding(window) / units
+        return np.asarray(explained)
 
 
 def _gap(window: Window, leave_out: Booleans) -> Array:
     """The gap of mean and of standard deviation, shape `(2, channels)`; NaN if unknown."""
     batch, moving = np.zeros((2, 2, window.epsilon.size))
-    with np.errstate(all="ignore"):
-        for reading in window.readings:
-            batch += window.batch(reading)
-            moving += window.met(reading)
-        count = len(window.readings)
-        variance = batch[1] / count + window.epsilon
-        mean = np.abs(batch[0] - moving[0]) / count / np.sqrt(variance)
-        deviation = 0.5 * np.abs(np.log((moving[1] / count + window.epsilon) / variance))
+    for reading in window.readings:
+        batch += window.batch(reading)
+        moving += window.met(reading)
+    count = len(window.readings)
+    variance = batch[1] / count + window.epsilon
+    mean = np.abs(batch[0] - moving[0]) / count / np.sqrt(variance)
+    deviation = 0.5 * np.abs(np.log((moving[1] / count + window.epsilon) / variance))
     gap = np.stack([mean, deviation])
     gap[:, leave_out] = np.nan
     return gap

@@ -98,8 +98,7 @@ class Window:
         if reading.before is None or reading.updates < 1:
             return np.full((2, self.momentum.size), np.nan)
         old, new = reading.before[-2:], reading.values[-2:]
-        with np.errstate(all="ignore"):
-            batch = batch_from_moving(old, new, self.momentum, reading.updates)
+        batch = batch_from_moving(old, new, self.momentum, reading.updates)
         # Where neither average moved, BN was not updated in this step.
         batch[:, ~self.told | (old == new).all(0)] = np.nan
         return batch
@@ -131,8 +130,7 @@ class Window:
         share = self.initial_share(step)
         if not share.any():
             return np.asarray(moving, np.float64)
-        with np.errstate(all="ignore"):
-            return np.stack([moving[0], moving[1] - share]) / (1.0 - share)
+        return np.stack([moving[0], moving[1] - share]) / (1.0 - share)
 
 
 class WindowRule(Rule):

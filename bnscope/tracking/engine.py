@@ -178,7 +178,7 @@ class _Tracker:
         )
         recorder.open()
         self._recorder = recorder
-        self._watch = Watch(layout, every_channel=True)
+        self._watch = Watch(layout, every_channel=True, counted=False)
         self._others = frozenset(layer.path for layer in opened.layers)
         report = start.start_report(opened.graph)
         record = start.start_record(opened.graph, report, {"counting": "names"})
