@@ -6,26 +6,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bnscope.bn import DEAD_GAMMA, DEAD_SHARE_OF_EPSILON, Array
+from bnscope.bn import DEAD_GAMMA, DEAD_SHARE_OF_EPSILON
 from bnscope.rules.base import Severity, StateProblem, channel_list
-from bnscope.rules.window import Booleans, Floats, Reading, Window, WindowRule
+from bnscope.rules.window import Booleans, Floats, Window, WindowRule
 
 
 class DyingChannel(WindowRule):
     """The variance, or gamma, of a channel falls geometrically: the channel is dying.
 
     ## What it does
-    Looks at four readings in a row: the last four, every second one, every fourth, and so on up
+    Looks at five readings in a row: the last five, every second one, every fourth, and so on up
     to every 128th, so that a fall is seen whether it takes forty steps or forty thousand. A
-    channel is dying if
+    channel is dying if one of these holds.
 
-    - its moving variance, or its gamma, fell from each reading to the next, by at least a factor
-      of 5 in all, at a steady rate (the slowest at least a third of the fastest), and would at
-      this rate be below its limit within as many steps again. The limit is epsilon/10 for the
-      variance (BN304), and for gamma a hundredth of the layer's median;
-    - or its moving variance fell by that factor while the variance of each of the four
-      mini-batches was below epsilon/10 already: the channel is constant, and the moving variance
-      only has not followed yet.
+    - Its moving variance fell from each reading to the next, by at least a factor of 5 in all, at
+      a steady rate (the slowest at least a third of the fastest), and would at this rate be
+      below epsilon/10 (BN304) within as many steps again.
+    - Its moving variance fell by that factor while the variance of each of the five mini-batches
+      was below epsilon/10 already: the channel is constant, and the moving variance only has not
+      followed yet.
+    - Its gamma fell likewise, towards a hundredth of the layer's median: from at least half the
+      median, at a rate that is steady within a fifth, while nine of ten of the other channels
+      changed by less than a tenth of it on a logarithmic scale.
 
     ## Why is this bad
     A channel whose variance goes to 0 carries nothing, and what is left of it is multiplied by
@@ -41,8 +43,8 @@ class DyingChannel(WindowRule):
     updates are counted; where they are not (`bnscope track`, shared layers) a channel counts
     only once its variance has risen or stood still. Channels below the limit already: they are
     dead, which BN304 says. Gamma under an L1 penalty, which is there to make it 0, and gamma
-    that passes through 0. What dies between two checkpoints of `bnscope track` is seen when it
-    is dead: four readings of the fall are needed.
+    that swings through 0. What dies between two checkpoints of `bnscope track` is seen by BN304
+    when it is dead: five readings of the fall are needed.
 
     ## References
     - Liu et al. 2017, pruning by an L1 penalty on gamma, <https://arxiv.org/abs/1708.06519>
@@ -60,15 +62,16 @@ class DyingChannel(WindowRule):
     STEADY_SHARE = 1 / 3
     SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
     SHARE_OF_MEDIAN_GAMMA = 0.01
+    STEADY_SHARE_OF_GAMMA = 0.8
+    LEAST_SHARE_OF_MEDIAN_GAMMA = 0.5
+    STILL_SHARE = 0.1
 
     @np.errstate(all="ignore")  # values of any size
     def suspects(self, window: Window) -> Booleans:
         """The channels whose variance or gamma fell far enough."""
         first, last = window.readings[0], window.readings[-1]
         constant = window.told & self._fell(first.values[3], last.values[3])
-        variance = window.settled & self._fell(
-            *(_variance(window, r) for r in (first, last))
-        )
+        variance = window.settled & self._fell(*map(window.variance, (first, last)))
         gamma = self._fell(np.abs(first.values[0]), np.abs(last.values[0]))
         alive = last.values[3] >= self.SHARE_OF_EPSILON * window.epsilon
         return np.asarray((constant | variance) & alive | gamma)
@@ -79,39 +82,59 @@ class DyingChannel(WindowRule):
         return tuple(self._problems(window))
 
     def _problems(self, window: Window) -> Iterator[StateProblem]:
-        variance = np.stack([_variance(window, reading) for reading in window.readings])
+        variance = np.stack([window.variance(reading) for reading in window.readings])
         gamma = np.stack([reading.values[0] for reading in window.readings]).astype(
             np.float64
         )
         limit = self.SHARE_OF_EPSILON * window.epsilon
-        least_gamma = max(
-            DEAD_GAMMA, self.SHARE_OF_MEDIAN_GAMMA * np.median(np.abs(gamma[-1]))
-        )
         constant = self._is_constant(window, limit)
-        falls = window.settled & self._falls(window, variance, limit) & ~constant
-        shrinks = self._falls(window, np.abs(gamma), np.full(limit.shape, least_gamma))
-        shrinks &= (gamma > 0).all(0) | (gamma < 0).all(0)
+        falls = self._falls(window, variance, limit, self.STEADY_SHARE)
+        falls &= window.settled & ~constant
+        least_gamma = self._least_gamma(gamma)
+        shrinks = self._shrinks(window, gamma, np.full(limit.shape, least_gamma))
         if constant.any():
             yield self._constant(window, constant, float(limit[0]))
         if falls.any():
             yield self._falling(window, "the variance", variance, falls, float(limit[0]))
-        if (shrinks & ~window.pruned).any():
-            bad = shrinks & ~window.pruned
-            yield self._falling(window, "gamma", gamma, bad, float(least_gamma))
+        if shrinks.any():
+            yield self._falling(window, "gamma", gamma, shrinks, least_gamma)
 
     def _fell(self, first: Floats, last: Floats) -> Booleans:
         return np.asarray(first >= self.LEAST_FALL * last)
 
-    def _falls(self, window: Window, series: Array, limit: Array) -> Booleans:
+    def _falls(
+        self, window: Window, series: Floats, limit: Floats, steady: float
+    ) -> Booleans:
         """Which channels fall far, steadily, and towards the limit; series `(readings, c)`."""
         level, floor = np.log(series), np.log(limit)
         pace = -np.diff(level, axis=0) / np.diff(window.steps)[:, None]
         fallen, ahead = level[0] - level[-1], level[-1] - floor
-        steady = (pace.min(0) > 0) & (pace.min(0) >= self.STEADY_SHARE * pace.max(0))
+        even = (pace.min(0) > 0) & (pace.min(0) >= steady * pace.max(0))
         far = fallen >= np.log(self.LEAST_FALL)
-        return np.asarray(steady & far & (ahead > 0) & (ahead <= fallen))
+        return np.asarray(even & far & (ahead > 0) & (ahead <= fallen))
 
-    def _is_constant(self, window: Window, limit: Array) -> Booleans:
+    def _shrinks(self, window: Window, gamma: Floats, limit: Floats) -> Booleans:
+        """Which gammas fall, out of the ordinary size, while the others stand still.
+
+        Where all swing, as with a large learning rate, some always fall for a while.
+        """
+        size = np.abs(gamma)
+        falls = self._falls(window, size, limit, self.STEADY_SHARE_OF_GAMMA)
+        falls &= ~window.pruned & ((gamma > 0).all(0) | (gamma < 0).all(0))
+        falls &= size[0] >= self.LEAST_SHARE_OF_MEDIAN_GAMMA * np.median(size[0])
+        if not falls.any():
+            return falls
+        fallen = np.log(size[0] / size[-1])
+        rest = np.abs(fallen[~(fallen >= np.log(self.LEAST_FALL))])
+        if rest.size < falls.size / 2:
+            return falls & False
+        return np.asarray(falls & (np.quantile(rest, 0.9) <= self.STILL_SHARE * fallen))
+
+    def _least_gamma(self, gamma: Floats) -> float:
+        median = float(np.median(np.abs(gamma[-1])))
+        return max(DEAD_GAMMA, self.SHARE_OF_MEDIAN_GAMMA * median)
+
+    def _is_constant(self, window: Window, limit: Floats) -> Booleans:
         """Which channels are constant, while the moving variance has not followed yet."""
         first, last = window.readings[0].values[3], window.readings[-1].values[3]
         flat = [window.batch(reading)[1] < limit for reading in window.readings]
@@ -133,7 +156,7 @@ class DyingChannel(WindowRule):
         )
 
     def _falling(
-        self, window: Window, what: str, series: Array, bad: Booleans, limit: float
+        self, window: Window, what: str, series: Floats, bad: Booleans, limit: float
     ) -> StateProblem:
         channels = _ordered(bad, np.abs(series[-1]))
         worst = channels[0]
@@ -150,11 +173,6 @@ class DyingChannel(WindowRule):
             limit,
             self.severity,
         )
-
-
-def _variance(window: Window, reading: Reading) -> Array:
-    """The moving variance without its initial share."""
-    return np.asarray(window.warmed(reading.values[-2:], reading.step)[1])
 
 
 def _ordered(bad: Booleans, size: Floats) -> tuple[int, ...]:

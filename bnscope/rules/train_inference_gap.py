@@ -13,7 +13,7 @@ class TrainInferenceGap(WindowRule):
     """The statistics of the batches stay far from the moving ones, beyond what chance explains.
 
     ## What it does
-    Compares the mini-batch mean and standard deviation of the last four logged steps, also of
+    Compares the mini-batch mean and standard deviation of the last five logged steps, also of
     every second, fourth, ... one, with the moving values that each of them met. The gap of a
     channel is the larger of
 
@@ -41,7 +41,7 @@ class TrainInferenceGap(WindowRule):
     ## When it is quiet
     While statistics that began at 0 and 1 are cold (BN503). Frozen layers, and all whose
     mini-batch statistics cannot be told: shared, `TimeDistributed`, `renorm`, several replicas.
-    A gap that lasts less than four logged steps. Whether the loss differs is not measured here.
+    A gap that lasts less than five logged steps. Whether the loss differs is not measured here.
 
     ## References
     - <https://github.com/keras-team/keras/issues/12851>
@@ -64,7 +64,10 @@ class TrainInferenceGap(WindowRule):
     @np.errstate(all="ignore")  # values of any size
     def suspects(self, window: Window) -> Booleans:
         """The channels whose gap is large before anything is taken off."""
-        return np.asarray(_gap(window, self._is_cold(window)).max(0) > self.LARGEST_GAP)
+        cold = self._is_cold(window)
+        if cold.all():
+            return cold & False
+        return np.asarray(_gap(window, cold).max(0) > self.LARGEST_GAP)
 
     @np.errstate(all="ignore")
     def check_window(self, window: Window) -> tuple[StateProblem, ...]:
@@ -101,7 +104,9 @@ class TrainInferenceGap(WindowRule):
         )
 
     def _is_cold(self, window: Window) -> Booleans:
-        share = window.initial_share(window.readings[0].step)
+        share = window.readings[0].share
+        if share is None:
+            return np.zeros(window.epsilon.shape, np.bool_)
         return np.asarray(share >= self.LARGEST_INITIAL_SHARE)
 
     def _explained(self, window: Window) -> Array:

@@ -26,6 +26,9 @@ class Reading:
         before: the same `updates` updates earlier; only its moving rows are read. None if they
             were not read.
         updates: how many updates lie between the two.
+        share: how much of the moving values is still the initial mean 0 and variance 1, shape
+            `(channels,)`; None for nothing.
+        share_before: the same before.
         batch: mean and variance of the mini-batch between them, shape `(2, channels)`, NaN
             where they cannot be told; None until they are asked for.
     """
@@ -34,15 +37,23 @@ class Reading:
     values: Floats
     before: Floats | None = None
     updates: int = 0
+    share: Floats | None = None
+    share_before: Floats | None = None
     batch: Floats | None = None
 
     def part(self, channels: slice) -> Reading:
         """The same of some channels."""
+
+        def cut(values: Floats | None) -> Floats | None:
+            return None if values is None else values[..., channels]
+
         return replace(
             self,
             values=self.values[:, channels],
-            before=None if self.before is None else self.before[:, channels],
-            batch=None if self.batch is None else self.batch[:, channels],
+            before=cut(self.before),
+            share=cut(self.share),
+            share_before=cut(self.share_before),
+            batch=cut(self.batch),
         )
 
 
@@ -55,11 +66,9 @@ class Window:
         momentum: momentum of each channel.
         epsilon: epsilon of each channel.
         told: of which channels the mini-batch statistics can be told from the moving values.
-        fresh: of which channels the moving values were 0 and 1 at step 0, with one update in
-            each step since; the others began with statistics of an earlier training.
-        settled: of which channels a fall cannot be that from the initial value to the first
-            statistics: because they are not fresh, because what is left of the initial value
-            is known, or because they once did not fall.
+        settled: of which channels a fall of the variance cannot be that from the initial 1 to
+            the first statistics: they began with those of an earlier training, or what is left
+            of the initial value is known, or they once did not fall.
         pruned: of which channels gamma is under an L1 penalty.
     """
 
@@ -67,7 +76,6 @@ class Window:
     momentum: Array
     epsilon: Array
     told: Booleans
-    fresh: Booleans
     settled: Booleans
     pruned: Booleans
 
@@ -83,7 +91,6 @@ class Window:
             self.momentum[channels],
             self.epsilon[channels],
             self.told[channels],
-            self.fresh[channels],
             self.settled[channels],
             self.pruned[channels],
         )
@@ -103,11 +110,7 @@ class Window:
         batch[:, ~self.told | (old == new).all(0)] = np.nan
         return batch
 
-    def initial_share(self, step: float) -> Array:
-        """The share of the moving values at a step that is the initial 0 or 1, per channel."""
-        return np.where(self.fresh, self.momentum**step, 0.0)
-
-    def met(self, reading: Reading) -> Array:
+    def met(self, reading: Reading) -> Floats:
         """The moving values that a reading's mini-batch met, without their initial share.
 
         Returns:
@@ -115,22 +118,20 @@ class Window:
         """
         if reading.before is None:
             return np.full((2, self.momentum.size), np.nan)
-        return self.warmed(reading.before[-2:], reading.step - reading.updates)
+        share = reading.share_before
+        mean, variance = reading.before[-2:]
+        if share is None:
+            return np.stack([mean, variance])
+        return np.stack([mean / (1 - share), without_initial(variance, share)])
 
-    def warmed(self, moving: Floats, step: int) -> Array:
-        """Moving values without what is left of the initial mean 0 and variance 1.
+    def variance(self, reading: Reading) -> Floats:
+        """The moving variance of a reading without its initial share, shape `(channels,)`."""
+        return without_initial(reading.values[-1], reading.share)
 
-        Args:
-            moving: moving mean and variance, shape `(2, channels)`.
-            step: the step at which they were read.
 
-        Returns:
-            The average of the batches alone, float64; NaN before the first update.
-        """
-        share = self.initial_share(step)
-        if not share.any():
-            return np.asarray(moving, np.float64)
-        return np.stack([moving[0], moving[1] - share]) / (1.0 - share)
+def without_initial(variance: Floats, share: Floats | None) -> Floats:
+    """A moving variance as if it had not begun at 1: the average of the batches alone."""
+    return variance if share is None else (variance - share) / (1 - share)
 
 
 class WindowRule(Rule):

@@ -33,6 +33,8 @@ __all__ = ["Alert", "Watch"]
 _OTHER_COUNT = frozenset({Status.FROZEN, Status.TIME_DISTRIBUTED, Status.SHARED})
 # Updated once a step, each moving value by the batch's own.
 _COUNTED = frozenset({Status.EXACT, Status.REPLICAS})
+# What is left of an initial variance of 1 then is less than any limit.
+_NO_SHARE = 1e-9
 _NOWHERE: frozenset[str] = frozenset()
 
 
@@ -202,7 +204,7 @@ class Watch:
         counted = [self.counted and status in _COUNTED for status in layout.statuses]
         is_warm = [path in warm for path in layout.paths]
         known = zip(counted, is_warm, strict=True)
-        self._fresh = layout.spread([count and not there for count, there in known])
+        self._fresh = np.array([count and not there for count, there in known])
         self._settled = layout.spread(counted) | layout.spread(is_warm)
         pruned = _NOWHERE if graph is None else pruned_layers(graph)
         self._pruned = layout.spread([path in pruned for path in layout.paths])
@@ -266,9 +268,10 @@ class Watch:
     ) -> Iterator[Alert]:
         """What the last readings show: BN505 and BN502."""
         self._settle(values[3])
-        reading = Reading(step, _narrow(values), None, updates)
+        reading = Reading(step, _narrow(values), updates=updates, share=self._share(step))
         if before is not None:
             reading.before = _narrow(before[-2:])
+            reading.share_before = self._share(step - updates)
         for readings, apart in self._scales.add(reading):
             window = self._window(readings)
             for index in self._layers_with(_DYING.suspects(window)):
@@ -293,10 +296,18 @@ class Watch:
             layout.channel_momentum,
             layout.channel_epsilon,
             layout.recoverable,
-            self._fresh,
             self._settled,
             self._pruned,
         )
+
+    def _share(self, step: int) -> Floats | None:
+        """The share of the initial values in the moving ones, a channel each; None for none."""
+        if not self._fresh.any():
+            return None
+        shares = np.where(self._fresh, np.array(self.layout.momentum) ** step, 0.0)
+        if shares.max() < _NO_SHARE:
+            return None
+        return np.asarray(self.layout.spread(shares.astype(np.float32)))
 
     def _settle(self, variance: Array) -> None:
         """Notes the channels whose variance has once not fallen."""

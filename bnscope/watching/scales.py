@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from bnscope.rules.window import Reading
 
 # Readings in a window.
-READINGS = 4
+READINGS = 5
 # Every reading, every second, every fourth, ... every 128th.
 SCALES = 8
 
 
 class Scales:
-    """Windows of the last readings: the last four, of every second one, of every fourth, ..."""
+    """Windows of the last readings: the last five, of every second one, of every fourth, ..."""
 
     def __init__(self) -> None:
         self._count = 0
