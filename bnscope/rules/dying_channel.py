@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -68,13 +68,17 @@ class DyingChannel(WindowRule):
 
     @np.errstate(all="ignore")  # values of any size
     def suspects(self, window: Window) -> Booleans:
-        """The channels whose variance or gamma fell far enough."""
-        first, last = window.readings[0], window.readings[-1]
-        constant = window.told & self._fell(first.values[3], last.values[3])
-        variance = window.settled & self._fell(*map(window.variance, (first, last)))
-        gamma = self._fell(np.abs(first.values[0]), np.abs(last.values[0]))
-        alive = last.values[3] >= self.SHARE_OF_EPSILON * window.epsilon
-        return np.asarray((constant | variance) & alive | gamma)
+        """The channels whose variance or gamma fell far enough, and steadily."""
+        readings = window.readings
+        moving = [reading.values[3] for reading in readings]
+        real = [window.variance(reading) for reading in (readings[0], readings[-1])]
+        alive = moving[-1] >= self.SHARE_OF_EPSILON * window.epsilon
+        variance = (self._fell(*real) | self._fell(moving[0], moving[-1])) & alive
+        size = [np.abs(reading.values[0]) for reading in readings]
+        gamma = self._fell(size[0], size[-1]) & ~window.pruned
+        return self._sinks(window, moving, variance, self.STEADY_SHARE) | self._sinks(
+            window, size, gamma, self.STEADY_SHARE_OF_GAMMA
+        )
 
     @np.errstate(all="ignore")
     def check_window(self, window: Window) -> tuple[StateProblem, ...]:
@@ -89,7 +93,9 @@ class DyingChannel(WindowRule):
         limit = self.SHARE_OF_EPSILON * window.epsilon
         constant = self._is_constant(window, limit)
         falls = self._falls(window, variance, limit, self.STEADY_SHARE)
-        falls &= window.settled & ~constant
+        falls &= ~constant
+        if window.readings[0].settled is not None:
+            falls &= window.readings[0].settled
         least_gamma = self._least_gamma(gamma)
         shrinks = self._shrinks(window, gamma, np.full(limit.shape, least_gamma))
         if constant.any():
@@ -102,16 +108,25 @@ class DyingChannel(WindowRule):
     def _fell(self, first: Floats, last: Floats) -> Booleans:
         return np.asarray(first >= self.LEAST_FALL * last)
 
+    def _sinks(
+        self, window: Window, series: Sequence[Floats], wanted: Booleans, steady: float
+    ) -> Booleans:
+        """Which of the wanted channels, which are few, sink at a steady rate."""
+        few = np.flatnonzero(wanted)
+        found = np.zeros(wanted.shape, np.bool_)
+        if few.size:
+            level = np.log(np.stack([each[few] for each in series]))
+            found[few] = _is_even(window, level, steady)
+        return found
+
     def _falls(
         self, window: Window, series: Floats, limit: Floats, steady: float
     ) -> Booleans:
         """Which channels fall far, steadily, and towards the limit; series `(readings, c)`."""
-        level, floor = np.log(series), np.log(limit)
-        pace = -np.diff(level, axis=0) / np.diff(window.steps)[:, None]
-        fallen, ahead = level[0] - level[-1], level[-1] - floor
-        even = (pace.min(0) > 0) & (pace.min(0) >= steady * pace.max(0))
-        far = fallen >= np.log(self.LEAST_FALL)
-        return np.asarray(even & far & (ahead > 0) & (ahead <= fallen))
+        level = np.log(series)
+        fallen, ahead = level[0] - level[-1], level[-1] - np.log(limit)
+        far = (fallen >= np.log(self.LEAST_FALL)) & (ahead > 0) & (ahead <= fallen)
+        return np.asarray(far & _is_even(window, level, steady))
 
     def _shrinks(self, window: Window, gamma: Floats, limit: Floats) -> Booleans:
         """Which gammas fall, out of the ordinary size, while the others stand still.
@@ -173,6 +188,12 @@ class DyingChannel(WindowRule):
             limit,
             self.severity,
         )
+
+
+def _is_even(window: Window, level: Floats, share: float) -> Booleans:
+    """Which series sink at a rate whose smallest is at least a share of the largest."""
+    pace = -np.diff(level, axis=0) / np.diff(window.steps)[:, None]
+    return np.asarray((pace.min(0) > 0) & (pace.min(0) >= share * pace.max(0)))
 
 
 def _ordered(bad: Booleans, size: Floats) -> tuple[int, ...]:

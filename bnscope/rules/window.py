@@ -29,6 +29,8 @@ class Reading:
         share: how much of the moving values is still the initial mean 0 and variance 1, shape
             `(channels,)`; None for nothing.
         share_before: the same before.
+        settled: of which channels a fall of the variance from here on cannot be that from the
+            initial 1 to the first real one, shape `(channels,)`; None for all.
         batch: mean and variance of the mini-batch between them, shape `(2, channels)`, NaN
             where they cannot be told; None until they are asked for.
     """
@@ -39,6 +41,7 @@ class Reading:
     updates: int = 0
     share: Floats | None = None
     share_before: Floats | None = None
+    settled: Booleans | None = None
     batch: Floats | None = None
 
     def part(self, channels: slice) -> Reading:
@@ -53,6 +56,7 @@ class Reading:
             before=cut(self.before),
             share=cut(self.share),
             share_before=cut(self.share_before),
+            settled=None if self.settled is None else self.settled[channels],
             batch=cut(self.batch),
         )
 
@@ -66,9 +70,6 @@ class Window:
         momentum: momentum of each channel.
         epsilon: epsilon of each channel.
         told: of which channels the mini-batch statistics can be told from the moving values.
-        settled: of which channels a fall of the variance cannot be that from the initial 1 to
-            the first statistics: they began with those of an earlier training, or what is left
-            of the initial value is known, or they once did not fall.
         pruned: of which channels gamma is under an L1 penalty.
     """
 
@@ -76,7 +77,6 @@ class Window:
     momentum: Array
     epsilon: Array
     told: Booleans
-    settled: Booleans
     pruned: Booleans
 
     @property
@@ -91,7 +91,6 @@ class Window:
             self.momentum[channels],
             self.epsilon[channels],
             self.told[channels],
-            self.settled[channels],
             self.pruned[channels],
         )
 

@@ -267,8 +267,9 @@ class Watch:
         self, step: int, values: Array, before: Array | None, updates: int
     ) -> Iterator[Alert]:
         """What the last readings show: BN505 and BN502."""
-        self._settle(values[3])
-        reading = Reading(step, _narrow(values), updates=updates, share=self._share(step))
+        reading = Reading(step, _narrow(values), updates=updates)
+        reading.settled = self._settle(values[3])
+        reading.share = self._share(step)
         if before is not None:
             reading.before = _narrow(before[-2:])
             reading.share_before = self._share(step - updates)
@@ -296,7 +297,6 @@ class Watch:
             layout.channel_momentum,
             layout.channel_epsilon,
             layout.recoverable,
-            self._settled,
             self._pruned,
         )
 
@@ -309,12 +309,21 @@ class Watch:
             return None
         return np.asarray(self.layout.spread(shares.astype(np.float32)))
 
-    def _settle(self, variance: Array) -> None:
-        """Notes the channels whose variance has once not fallen."""
-        if not self._settled.all():
-            if self._previous is not None:
-                self._settled |= variance >= self._previous
-            self._previous = variance.copy()
+    def _settle(self, variance: Array) -> Booleans | None:
+        """The channels that are settled from here on, as they are in `Reading`."""
+        if self._settled.all():
+            return None
+        # The share of the initial 1 is the same for all and no larger than the smallest
+        # variance: of a channel with twice that most is real.
+        least = np.full(variance.shape, np.inf)
+        for momentum in set(self.layout.momentum):
+            same = self.layout.channel_momentum == momentum
+            least[same] = variance[same].min()
+        self._settled |= variance >= 2.0 * least
+        if self._previous is not None:
+            self._settled |= variance >= self._previous
+        self._previous = variance.copy()
+        return np.array(self._settled)
 
 
 def _narrow(values: Array) -> Floats:
