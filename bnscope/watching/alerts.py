@@ -51,8 +51,8 @@ class Watch:
         alerts: what was raised so far; new ones are added to it.
         every_channel: whether each further channel of a layer is news, and not only a doubling
             of their number.
-        counted: whether each step is one update of BN since training began; if not (steps
-            that stand in the names of checkpoints), no share of the initial values is known.
+        counted: whether each step is one update of BN since training began, and not a number
+            in the name of a checkpoint.
     """
 
     def __init__(
@@ -94,7 +94,13 @@ class Watch:
         self._start = (step, values.copy())
 
     def reading(
-        self, step: int, values: Array, before: Array | None = None, updates: int = 0
+        self,
+        step: int,
+        values: Array,
+        before: Array | None = None,
+        updates: int = 0,
+        *,
+        trained: int | None = None,
     ) -> Iterator[Alert]:
         """BN501 and BN304 of the values, BN505 and BN502 of the last readings.
 
@@ -104,12 +110,19 @@ class Watch:
             before: the variables `updates` updates earlier, of which the moving ones are
                 read; None if they were not, which costs BN502.
             updates: how many updates lie between the two.
+            trained: the updates since training began, where steps do not count them; None if
+                they are not known.
         """
+        trained = step if self.counted else trained
         invalid = _NAN.bad_channels(values, self.layout.channel_epsilon)
         yield from self._invalid(step, values, self._layers_with(invalid))
         collapsed = _COLLAPSED.bad_channels(values, self.layout.channel_epsilon)
         yield from self._collapsed(step, values, self._layers_with(collapsed & ~invalid))
-        yield from self._moving(step, values, before, updates)
+        reading = self._reading(step, values, trained)
+        if before is not None and trained is not None:
+            reading.before, reading.updates = _narrow(before[-2:]), updates
+            reading.share_before = self._share(trained - updates)
+        yield from self._moving(reading, values)
 
     def validation(self, step: int, updates: int, skip: frozenset[str]) -> Iterator[Alert]:
         """BN503 if validation starts with cold statistics.
@@ -201,11 +214,11 @@ class Watch:
         self._start = None
         self._scales = Scales()
         self._previous: Array | None = None
-        counted = [self.counted and status in _COUNTED for status in layout.statuses]
-        is_warm = [path in warm for path in layout.paths]
-        known = zip(counted, is_warm, strict=True)
-        self._fresh = np.array([count and not there for count, there in known])
-        self._settled = layout.spread(counted) | layout.spread(is_warm)
+        counted = np.array([status in _COUNTED for status in layout.statuses], np.bool_)
+        is_warm = np.array([path in warm for path in layout.paths], np.bool_)
+        self._fresh = counted & ~is_warm  # what is left of the initial values is known
+        self._counted = layout.spread(counted)
+        self._settled = layout.spread(is_warm)
         pruned = _NOWHERE if graph is None else pruned_layers(graph)
         self._pruned = layout.spread([path in pruned for path in layout.paths])
 
@@ -263,22 +276,15 @@ class Watch:
             if alert is not None:
                 yield alert
 
-    def _moving(
-        self, step: int, values: Array, before: Array | None, updates: int
-    ) -> Iterator[Alert]:
+    def _moving(self, reading: Reading, values: Array) -> Iterator[Alert]:
         """What the last readings show: BN505 and BN502."""
-        reading = Reading(step, _narrow(values), updates=updates)
-        reading.settled = self._settle(values[3])
-        reading.share = self._share(step)
-        if before is not None:
-            reading.before = _narrow(before[-2:])
-            reading.share_before = self._share(step - updates)
+        step = reading.step
         for readings, apart in self._scales.add(reading):
             window = self._window(readings)
             for index in self._layers_with(_DYING.suspects(window)):
                 problems = _DYING.check_window(window.part(self.layout.part(index)))
                 yield from self._channels(_DYING, index, problems, step, values)
-            if apart and before is not None:
+            if apart and reading.before is not None:
                 yield from self._gap(step, window)
 
     def _gap(self, step: int, window: Window) -> Iterator[Alert]:
@@ -309,10 +315,17 @@ class Watch:
             return None
         return np.asarray(self.layout.spread(shares.astype(np.float32)))
 
-    def _settle(self, variance: Array) -> Booleans | None:
-        """The channels that are settled from here on, as they are in `Reading`."""
-        if self._settled.all():
-            return None
+    def _reading(self, step: int, values: Array, trained: int | None) -> Reading:
+        reading = Reading(step, _narrow(values))
+        if trained is not None:
+            reading.share = self._share(trained)
+        known = self._settled if trained is None else self._settled | self._counted
+        if not known.all():
+            reading.settled = known | self._settle(values[3])
+        return reading
+
+    def _settle(self, variance: Array) -> Booleans:
+        """The channels of which the readings show that they are settled from here on."""
         # The share of the initial 1 is the same for all and no larger than the smallest
         # variance: of a channel with twice that most is real.
         least = np.full(variance.shape, np.inf)
