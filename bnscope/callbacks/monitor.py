@@ -205,6 +205,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._watch = Watch(layout, self.alerts)
             self._observe(self._watch, reader, layout)
         self._report(reader, self._recorder)
+        if self._observer is not None:  # JAX may not get as far as a step
+            self._tell(self._observer.logged(self._step))
         self._read_ahead()
 
     def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:

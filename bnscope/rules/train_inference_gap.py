@@ -94,13 +94,17 @@ class TrainInferenceGap(WindowRule):
     def _message(self, window: Window, gap: Array, explained: Array) -> str:
         first, last = window.readings[0].step, window.readings[-1].step
         count = f"{gap.shape[1]} of {plural(window.epsilon.size, 'channel')}"
-        mean, deviation = np.median(gap, 1)
-        why = np.median(explained, 1)
+        gaps, why = np.median(gap, 1), np.median(explained, 1)
+        far = f"{gaps[0]:.2g} sigma in the mean", f"{why[0]:.2g}"
+        if gaps[1] - why[1] > gaps[0] - why[0]:
+            far = (
+                f"a factor of {np.exp(gaps[1]):.2g} in the standard deviation",
+                f"{np.exp(why[1]):.2g}",
+            )
         return (
             f"from step {first} to {last} the moving statistics are far from those of the "
-            f"batches in {count}: {mean:.2g} sigma in the mean ({why[0]:.2g} explained by "
-            f"sampling, lag and rounding), a factor of {np.exp(deviation):.2g} in the standard "
-            f"deviation ({np.exp(why[1]):.2g} explained); medians."
+            f"batches in {count}: by {far[0]} (median), of which sampling, lag and rounding "
+            f"explain {far[1]}."
         )
 
     def _is_cold(self, window: Window) -> Booleans:
