@@ -74,11 +74,10 @@ class DyingChannel(WindowRule):
         real = [window.variance(reading) for reading in (readings[0], readings[-1])]
         alive = moving[-1] >= self.SHARE_OF_EPSILON * window.epsilon
         variance = (self._fell(*real) | self._fell(moving[0], moving[-1])) & alive
-        size = [np.abs(reading.values[0]) for reading in readings]
-        gamma = self._fell(size[0], size[-1]) & ~window.pruned
-        return self._sinks(window, moving, variance, self.STEADY_SHARE) | self._sinks(
-            window, size, gamma, self.STEADY_SHARE_OF_GAMMA
-        )
+        gammas = [reading.values[0] for reading in readings]
+        gamma = self._fell(np.abs(gammas[0]), np.abs(gammas[-1])) & ~window.pruned
+        found = _sinks(window, moving, variance, self.STEADY_SHARE)
+        return found | _sinks(window, gammas, gamma, self.STEADY_SHARE_OF_GAMMA)
 
     @np.errstate(all="ignore")
     def check_window(self, window: Window) -> tuple[StateProblem, ...]:
@@ -107,17 +106,6 @@ class DyingChannel(WindowRule):
 
     def _fell(self, first: Floats, last: Floats) -> Booleans:
         return np.asarray(first >= self.LEAST_FALL * last)
-
-    def _sinks(
-        self, window: Window, series: Sequence[Floats], wanted: Booleans, steady: float
-    ) -> Booleans:
-        """Which of the wanted channels, which are few, sink at a steady rate."""
-        few = np.flatnonzero(wanted)
-        found = np.zeros(wanted.shape, np.bool_)
-        if few.size:
-            level = np.log(np.stack([each[few] for each in series]))
-            found[few] = _is_even(window, level, steady)
-        return found
 
     def _falls(
         self, window: Window, series: Floats, limit: Floats, steady: float
@@ -188,6 +176,18 @@ class DyingChannel(WindowRule):
             limit,
             self.severity,
         )
+
+
+def _sinks(
+    window: Window, series: Sequence[Floats], wanted: Booleans, steady: float
+) -> Booleans:
+    """Which of the wanted channels, which are few, sink at a steady rate."""
+    few = np.flatnonzero(wanted)
+    found = np.zeros(wanted.shape, np.bool_)
+    if few.size:
+        level = np.log(np.abs(np.stack([each[few] for each in series])))
+        found[few] = _is_even(window, level, steady)
+    return found
 
 
 def _is_even(window: Window, level: Floats, share: float) -> Booleans:
