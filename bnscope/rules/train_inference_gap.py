@@ -6,7 +6,7 @@ import numpy as np
 
 from bnscope.bn import Array, recovery_error
 from bnscope.rules.base import Severity, StateProblem, plural
-from bnscope.rules.window import Booleans, Window, WindowRule
+from bnscope.rules.window import Booleans, Floats, Window, WindowRule
 
 
 class TrainInferenceGap(WindowRule):
@@ -91,7 +91,7 @@ class TrainInferenceGap(WindowRule):
             ),
         )
 
-    def _message(self, window: Window, gap: Array, explained: Array) -> str:
+    def _message(self, window: Window, gap: Floats, explained: Array) -> str:
         first, last = window.readings[0].step, window.readings[-1].step
         count = f"{gap.shape[1]} of {plural(window.epsilon.size, 'channel')}"
         gaps, why = np.median(gap, 1), np.median(explained, 1)
@@ -134,17 +134,15 @@ class TrainInferenceGap(WindowRule):
         return np.asarray(explained)
 
 
-def _gap(window: Window, leave_out: Booleans) -> Array:
+def _gap(window: Window, leave_out: Booleans) -> Floats:
     """The gap of mean and of standard deviation, shape `(2, channels)`; NaN if unknown."""
-    batch, moving = np.zeros((2, 2, window.epsilon.size))
-    for reading in window.readings:
-        batch += window.batch(reading)
-        moving += window.met(reading)
     count = len(window.readings)
-    variance = batch[1] / count + window.epsilon
-    mean = np.abs(batch[0] - moving[0]) / count / np.sqrt(variance)
-    deviation = 0.5 * np.abs(np.log((moving[1] / count + window.epsilon) / variance))
-    gap = np.stack([mean, deviation])
+    batch = sum(window.batch(reading) for reading in window.readings) / count
+    moving = sum(window.met(reading) for reading in window.readings) / count
+    variance = batch[1] + window.epsilon
+    gap = np.empty_like(batch)
+    gap[0] = np.abs(batch[0] - moving[0]) / np.sqrt(variance)
+    gap[1] = 0.5 * np.abs(np.log((moving[1] + window.epsilon) / variance))
     gap[:, leave_out] = np.nan
     return gap
 

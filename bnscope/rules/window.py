@@ -75,7 +75,7 @@ class Window:
 
     readings: Sequence[Reading]
     momentum: Array
-    epsilon: Array
+    epsilon: Floats
     told: Booleans
     pruned: Booleans
 
@@ -120,7 +120,7 @@ class Window:
         share = reading.share_before
         mean, variance = reading.before[-2:]
         if share is None:
-            return np.stack([mean, variance])
+            return reading.before[-2:]
         return np.stack([mean / (1 - share), without_initial(variance, share)])
 
     def variance(self, reading: Reading) -> Floats:

@@ -217,6 +217,7 @@ class Watch:
         counted = np.array([status in _COUNTED for status in layout.statuses], np.bool_)
         is_warm = np.array([path in warm for path in layout.paths], np.bool_)
         self._fresh = counted & ~is_warm  # what is left of the initial values is known
+        self._epsilon = layout.channel_epsilon.astype(np.float32)
         self._counted = layout.spread(counted)
         self._settled = layout.spread(is_warm)
         pruned = _NOWHERE if graph is None else pruned_layers(graph)
@@ -301,7 +302,7 @@ class Watch:
         return Window(
             readings,
             layout.channel_momentum,
-            layout.channel_epsilon,
+            self._epsilon,
             layout.recoverable,
             self._pruned,
         )
