@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bnscope.bn import Array, recovery_error
@@ -136,15 +138,22 @@ class TrainInferenceGap(WindowRule):
 
 def _gap(window: Window, leave_out: Booleans) -> Floats:
     """The gap of mean and of standard deviation, shape `(2, channels)`; NaN if unknown."""
-    count = len(window.readings)
-    batch = sum(window.batch(reading) for reading in window.readings) / count
-    moving = sum(window.met(reading) for reading in window.readings) / count
+    batch = _mean([window.batch(reading) for reading in window.readings])
+    moving = _mean([window.met(reading) for reading in window.readings])
     variance = batch[1] + window.epsilon
     gap = np.empty_like(batch)
     gap[0] = np.abs(batch[0] - moving[0]) / np.sqrt(variance)
     gap[1] = 0.5 * np.abs(np.log((moving[1] + window.epsilon) / variance))
     gap[:, leave_out] = np.nan
     return gap
+
+
+def _mean(parts: Sequence[Floats]) -> Floats:
+    """Their mean; without a copy of them all, as they are large."""
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total / len(parts)
 
 
 def _rounding(window: Window) -> Array:
