@@ -266,7 +266,9 @@ def test_layers_that_cannot_be_told_are_marked(rng):
     inputs = keras.Input((3, WIDTH))
     shared = layers.BatchNormalization(name="shared")
     timed = layers.TimeDistributed(layers.BatchNormalization(name="timed"), name="td")
-    inner = keras.Sequential([keras.Input((3, WIDTH)), layers.BatchNormalization(name="bn")])
+    inner = keras.Sequential(
+        [keras.Input((3, WIDTH)), layers.BatchNormalization(name="bn")]
+    )
     frozen = layers.BatchNormalization(name="frozen", trainable=False)
     x = inner(frozen(shared(timed(shared(inputs)))))
     made = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(x)))

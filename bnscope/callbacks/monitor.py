@@ -10,9 +10,10 @@ from typing import Any
 import keras  # noqa: TID253  a Keras callback is a Keras class
 import numpy as np
 
-from bnscope.backend import is_chief
+from bnscope.backend import independent_replicas, is_chief
 from bnscope.bn import Array
 from bnscope.callbacks.messages import say, what_changed
+from bnscope.callbacks.observing import CompiledFlags, Observer
 from bnscope.callbacks.reader import Reader, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
@@ -98,6 +99,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
+        self._observer: Observer | None = None
+        self._flags = CompiledFlags()
         self._columns = np.zeros(0, np.int64)
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
@@ -112,12 +115,18 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """The recorded series."""
         return self._recorder.run if self._recorder is not None else Run()
 
+    def set_model(self, model: Any) -> None:
+        """Keras calls it before `fit` makes the function that trains."""
+        super().set_model(model)
+        self._flags.fit_follows(model)
+
     @_ends_nothing
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits for the first epoch: other callbacks may restore a checkpoint yet."""
         del logs
         self._training = self._waiting = True
         self._reader = None
+        self._observer = None
         self._before = None
         self._chief = is_chief()
 
@@ -131,6 +140,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._resume(epoch)
             if _is_built(self.model):
                 self._begin()
+        elif self._observer is not None:  # weights may have been exchanged since
+            self._tell(self._observer.compare(self._step, "between two epochs"))
 
     @_ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -140,16 +151,23 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._waiting:  # the first step has built it
             self._begin()
         elif self._reader is not None:
+            if self._observer is not None:
+                self._tell(self._observer.batches(self._step, updates))
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
 
     @_ends_nothing
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Records the values of every channel, and how far replicas are apart."""
+        """Looks back on the epoch; records each channel, and how far replicas are apart."""
         del epoch, logs
         if self._recorder is None or self._reader is None:
             return
+        if self._observer is not None and self._watch is not None:
+            self._tell(self._observer.batches_end(self._step))
+            self._observer.hold()
+            if self._watch.wants_epoch_end:
+                self._tell(self._watch.epoch_end(self._step, self._read()))
         if self.channel_freq == "epoch":
             self._recorder.channels(self._step, self._read())
         replicas = self._reader.replicas()
@@ -160,13 +178,24 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
-        if self._training and self._watch is not None:
+        if self._training and self._observer is not None and self._watch is not None:
             self._tell(self._watch.validation(self._step, self._step, self._warm))
+            self._tell(self._observer.batches_end(self._step))  # its count is reset next
+            self._observer.hold()
+
+    @_ends_nothing
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether weights were exchanged for the validation."""
+        del logs
+        if self._training and self._observer is not None:
+            self._tell(self._observer.compare(self._step, "at a validation"))
 
     @_ends_nothing
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
+        if self._observer is not None:
+            self._tell(self._observer.fit_end(self._step))
         self._training = False
         if self._recorder is not None:
             self._recorder.close()
@@ -200,8 +229,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
-            self._watch.layout = layout
+            self._observe(self._watch, reader, layout)
         self._report(reader)
+        if self._observer is not None:  # JAX may not get as far as a step
+            self._tell(self._observer.logged(self._step))
         self._read_ahead()
 
     def _record(self, layout: Layout) -> None:
@@ -221,6 +252,31 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             failed=self._failed,
         )
         self._warm = frozenset() if self._updates.in_fit else self._warm_layers(layout)
+
+    def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
+        """Makes ready to raise alerts in this `fit`."""
+        watch.begin(
+            layout,
+            self._step,
+            self._read(),
+            graph=reader.graph,
+            warm=self._warm,
+            replicas=independent_replicas(self._model),
+        )
+        self._observer = Observer(
+            self._model,
+            [reader.layers[path] for path in layout.paths],
+            watch,
+            self._read_anew,
+            (self.params or {}).get("steps"),
+            self._flags,
+        )
+
+    def _read_anew(self) -> Array:
+        """The variables, which another callback may have changed since the last step."""
+        if self._reader is not None:
+            self._reader.forget()
+        return self._read()
 
     def _report(self, reader: Reader) -> None:
         """Lints once, and writes what is known of the model."""
@@ -251,7 +307,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             taken, before = self._before
             window = Window(before, self._averages(), self._step - taken)
         if self._watch is not None:
-            self._tell(self._watch.reading(self._step, values))
+            self._tell(self._watch.reading(self._step, values, window))
+        if self._observer is not None:
+            self._tell(self._observer.logged(self._step))
         self._recorder.step(self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq

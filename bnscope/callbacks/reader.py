@@ -31,7 +31,8 @@ class Reader:
             replicas=backend.independent_replicas(model),
             own_step=not type(model).train_step.__module__.startswith("keras."),
         )
-        found = [_variables(layers[path]) for path in self.layout.paths]
+        self.layers = {path: layers[path] for path in self.layout.paths}
+        found = [_variables(layer) for layer in self.layers.values()]
         variables = [found[index][VARIABLES[row]] for row, index in self.layout.positions()]
         averages = [own["moving_mean"] for own in found]
         averages += [

@@ -75,11 +75,11 @@ class Values:
 
     def rows(self, chosen: slice) -> Values:
         """Those for some samples of the first batch."""
-        outputs, before = (
-            [{name: y[chosen] for name, y in part.items()} for part in parts[:1]]
-            for parts in (self.outputs, self.before)
-        )
-        return Values(outputs, before)
+
+        def cut(parts: list[Outputs]) -> list[Outputs]:
+            return [{name: y[chosen] for name, y in part.items()} for part in parts[:1]]
+
+        return Values(cut(self.outputs), cut(self.before))
 
     def compared(self, other: Values) -> list[OutputCheck]:
         """How far the values of another model are from these."""

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from bnscope.graph import batchnorm
 from bnscope.graph.model import Graph, Layer
+from bnscope.rules.regularized_affine import l1_factor
 from bnscope.statistics.layout import VARIABLES, Layout, Status
 
 _HALF = frozenset({"float16", "bfloat16"})
@@ -52,6 +53,15 @@ def select(paths: Iterable[str], globs: Sequence[str] | None) -> list[int]:
         for index, path in enumerate(paths)
         if globs is None or any(fnmatchcase(path, glob) for glob in globs)
     ]
+
+
+def pruned_layers(graph: Graph) -> frozenset[str]:
+    """The BN layers whose gamma is under an L1 penalty, which is there to make it 0."""
+    return frozenset(
+        layer.path
+        for layer in batchnorm.batch_norms(graph)
+        if l1_factor(layer.config.get("gamma_regularizer"))
+    )
 
 
 def _is_readable(layer: Layer) -> bool:
