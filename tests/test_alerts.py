@@ -41,9 +41,9 @@ def network(momentum=0.5, optimizer="sgd", **options):
     return model
 
 
-def fit(model, x, y, *, before=(), after=(), update_freq=2, **options):
+def fit(model, x, y, *, before=(), after=(), **options):
     """Trains with the monitor between other callbacks; returns its alerts."""
-    monitor = BatchNormMonitor(update_freq=update_freq)
+    monitor = BatchNormMonitor(update_freq=2)
     options = {"batch_size": 32, "verbose": 0, **options}
     model.fit(x, y, callbacks=[*before, monitor, *after], **options)
     return monitor.alerts
@@ -177,18 +177,21 @@ def test_where_nothing_counts_nothing_is_told_of_batches(rng):
 
 
 @pytest.mark.parametrize(
-    ("last", "usual", "batches", "momentum", "expected"),
+    ("last", "batches", "momentum", "expected"),
     [
-        (1, 32, 100, 0.99, 2),  # one value says nothing, however rare
-        (5, 32, 57, 0.99, 0),  # the digits in batches of 32
-        (3, 32, 4, 0.99, 2),
-        (3, 32, 60, 0.99, 0),
-        (16, 32, 2, 0.5, 0),
+        (1, 100, 0.99, 2),  # one value says nothing, however rare
+        (5, 57, 0.99, 0),  # the digits in batches of 32
+        (3, 4, 0.99, 2),
+        (3, 60, 0.99, 0),
+        (16, 2, 0.5, 0),
     ],
 )
-def test_a_last_batch_matters_by_its_weight(last, usual, batches, momentum, expected, rng):
-    alerts = list(watch_of(network(momentum)).last_batch(batches, last, usual, batches))
+def test_a_last_batch_matters_by_its_weight(last, batches, momentum, expected):
+    alerts = list(watch_of(network(momentum)).last_batch(batches, last, 32, batches))
     assert sum(1 + alert.others for alert in alerts) == expected
+
+
+def test_a_last_batch_counts_the_values_of_its_map():
     large = watch_of(convolutional(8, momentum=0.5))
     (alert,) = large.last_batch(2, 1, 64, 2)
     assert (alert.layer, alert.others) == ("vector", 0)
@@ -292,8 +295,15 @@ def test_statistics_that_moved_once_may_stop(rng):
 # BN407
 
 
-@pytest.mark.parametrize("swap_on_epoch", [True, False])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("swap_on_epoch", "first"),
+    [
+        (True, False),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
+        pytest.param(False, False, marks=pytest.mark.slow),
+    ],
+)
 def test_averaged_weights_are_told_where_they_come(swap_on_epoch, first, rng):
     model = network(optimizer=keras.optimizers.SGD(1e-2, use_ema=True))
     x, y = data(rng)
@@ -324,21 +334,24 @@ def test_averaged_weights_at_the_end_are_told_unless_statistics_follow(rng):
 
 def test_a_model_of_other_data_has_a_gap(rng):
     model, (x, y) = network(0.99), data(rng)
-    model.fit(40 * x + 200, y, epochs=80, verbose=0)
+    for name in ("first", "second"):  # as if trained on data of another scale
+        model.get_layer(name).moving_mean.assign(rng.normal(0, 40, 8))
+        model.get_layer(name).moving_variance.assign(rng.uniform(200, 400, 8))
     alerts = fit(model, x, y, epochs=3)
-    assert told(alerts)[0][:3] == ("BN502", "first", 10)
+    assert [told[:1] + told[2:] for told in told(alerts)] == [("BN502", 10, 1)]
     assert alerts[0].value > 10
 
 
 def test_a_filter_that_dies_is_seen_dying_then_dead(rng):
     class Kill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            dense = self.model.get_layer("filters")
-            kernel = np.array(dense.kernel.numpy())
-            kernel[:, 5] *= epoch < 4
-            dense.kernel.assign(kernel)
-            dense.trainable = epoch < 4
-            self.model.make_train_function(force=True)
+            if epoch == 4:
+                dense = self.model.get_layer("filters")
+                kernel = np.array(dense.kernel.numpy())
+                kernel[:, 5] = 0.0
+                dense.kernel.assign(kernel)
+                dense.trainable = False
+                self.model.make_train_function(force=True)
 
     model = network(0.9)
     alerts = fit(model, *data(rng), before=[Kill()], epochs=26)
@@ -346,7 +359,8 @@ def test_a_filter_that_dies_is_seen_dying_then_dead(rng):
         ("BN505", "first", 5),
         ("BN304", "first", 5),
     ]
-    assert alerts[0].step < 50 < 100 < alerts[1].step
+    assert alerts[0].step < 60
+    assert alerts[1].step > 90
 
 
 # Healthy runs
@@ -390,7 +404,7 @@ def test_longer_healthy_runs_raise_only_cold_statistics(momentum, update_freq):
     monitor = BatchNormMonitor(update_freq=update_freq)
     options = {"validation_split": 0.2, "callbacks": [monitor], "verbose": 0}
     classifier(momentum, 32).fit(x, y, batch_size=32, epochs=30, **options)
-    cold = 45 < np.log(0.05) / np.log(momentum)  # steps of the first epoch
+    cold = momentum**45 >= 0.05  # after the first epoch
     assert [alert.code for alert in monitor.alerts] == ["BN503"] * cold
 
 

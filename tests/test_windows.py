@@ -62,7 +62,7 @@ class Simulation:
 def noisy(rng, mean, variance, values):
     """Batches of so many values a channel: what sampling does to mean and variance."""
 
-    def batch(step):
+    def batch(_step):
         size = np.broadcast(mean, variance).shape
         drawn = rng.chisquare(values - 1, size) / values
         return np.stack(
@@ -80,11 +80,9 @@ def population(rng, channels=48):
 
 
 @pytest.mark.parametrize("update_freq", [1, 10])
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 0.99, 0.999])
-@pytest.mark.parametrize("values", [2, 8, 64])
+@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("values", [2, 64])
 def test_sampling_noise_raises_nothing(momentum, values, update_freq, rng):
-    if (momentum, values) == (0.0, 2):
-        pytest.skip("the moving variance is then that of two values, which may well be 0")
     batch = noisy(rng, *population(rng), values)
     for warm in (False, True):
         run = Simulation((1, 3, 20, 24), momentum)
@@ -235,7 +233,8 @@ def test_a_channel_that_never_lived_is_seen_before_its_variance_has_fallen(rng):
     run = Simulation(momentum=0.99).begin()
     run.train(1000, dies(rng, population(rng), lambda _: 0.0))
     assert [told[:3] for told in run.told] == [("BN505", "bn1", 6), ("BN304", "bn1", 6)]
-    assert run.told[0][3] < 500 < 900 < run.told[1][3]
+    assert run.told[0][3] < 500
+    assert run.told[1][3] > 900
     assert "is constant" in run.watch.alerts[0].message
 
 
@@ -335,7 +334,7 @@ def test_what_dies_between_two_checkpoints_is_seen_dead_only():
 # Memory and time
 
 
-def test_readings_are_kept_at_several_scales_in_bounded_memory(rng):
+def test_readings_are_kept_at_several_scales_in_bounded_memory():
     scales, kept = Scales(), []
     for step in range(3000):
         kept = [window for window, _ in scales.add(step)]
