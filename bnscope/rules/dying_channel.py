@@ -16,8 +16,8 @@ class DyingChannel(WindowRule):
 
     ## What it does
     Looks at five readings in a row: the last five, every second one, every fourth, and so on up
-    to every 128th, so that a fall is seen whether it takes forty steps or forty thousand. A
-    channel is dying if one of these holds.
+    to every 512th: a fall is seen whether it takes a few steps or, with a reading every 10,
+    twenty thousand. A channel is dying if one of these holds.
 
     - Its moving variance fell from each reading to the next, by at least a factor of 5 in all, at
       a steady rate (the slowest at least a third of the fastest), and would at this rate be
@@ -25,7 +25,7 @@ class DyingChannel(WindowRule):
     - Its moving variance fell by that factor while the variance of each of the five mini-batches
       was below epsilon/10 already: the channel is constant, and the moving variance only has not
       followed yet.
-    - Its gamma fell likewise, towards a hundredth of the layer's median: from at least half the
+    - Its gamma fell likewise, towards a hundredth of the layer's median: from at least a fifth of the
       median, at a rate that is steady within a fifth, while nine of ten of the other channels
       changed by less than a tenth of it on a logarithmic scale.
 
@@ -63,7 +63,7 @@ class DyingChannel(WindowRule):
     SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
     SHARE_OF_MEDIAN_GAMMA = 0.01
     STEADY_SHARE_OF_GAMMA = 0.8
-    LEAST_SHARE_OF_MEDIAN_GAMMA = 0.5
+    LEAST_SHARE_OF_MEDIAN_GAMMA = 0.2
     STILL_SHARE = 0.1
 
     @np.errstate(all="ignore")  # values of any size

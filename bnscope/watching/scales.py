@@ -9,8 +9,8 @@ from bnscope.rules.window import Reading
 
 # Readings in a window.
 READINGS = 5
-# Every reading, every second, every fourth, ... every 128th.
-SCALES = 8
+# Every reading, every second, every fourth, ... every 512th.
+SCALES = 10
 
 
 class Scales:
