@@ -115,15 +115,20 @@ def assert_told(history, log, steps):
 WAYS = {
     "by default": {},
     "eagerly": {"run_eagerly": True},
-    "compiled by XLA": {"jit_compile": True},
+    "compiled": {"jit_compile": True},
     "with accumulated gradients": {"gradient_accumulation_steps": 4},
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+# On PyTorch that is torch.compile, which takes a C++ compiler and more than a minute.
+_compiled = [pytest.mark.slow] if on_torch else []
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=_compiled if "jit" in str(WAYS[way]) else []) for way in WAYS],
+)
 def test_mini_batches_are_told_as_the_layer_saw_them(way, rng):
-    if on_torch and way == "compiled by XLA":
-        pytest.skip("torch.compile takes a C++ compiler and a minute")
     made, seen = model(rng)
     options = dict(WAYS[way])
     accumulated = options.pop("gradient_accumulation_steps", None)
