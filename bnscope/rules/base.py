@@ -232,7 +232,9 @@ class StateRule(Rule):
 class ChannelRule(StateRule):
     """A rule on the values of one BN layer that judges each channel by itself."""
 
-    def bad_channels(self, values: Array, epsilon: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
         """Which channels are bad, of one layer or of many side by side.
 
         Args:

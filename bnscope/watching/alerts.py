@@ -111,9 +111,9 @@ class Watch:
                 they are not known.
         """
         trained = step if self.counted else trained
-        invalid = _NAN.bad_channels(values, self.layout.channel_epsilon)
+        invalid = _NAN.flagged_channels(values, self.layout.channel_epsilon)
         yield from self._invalid(step, values, self._layers_with(invalid))
-        collapsed = _COLLAPSED.bad_channels(values, self.layout.channel_epsilon)
+        collapsed = _COLLAPSED.flagged_channels(values, self.layout.channel_epsilon)
         yield from self._collapsed(step, values, self._layers_with(collapsed & ~invalid))
         reading = self._reading(step, values, trained)
         if window is not None and trained is not None:
