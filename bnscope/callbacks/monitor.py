@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import keras  # noqa: TID253  a Keras callback is a Keras class
 import numpy as np
 
 from bnscope.bn import Array
+from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import say
 from bnscope.callbacks.reader import Reader, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
-from bnscope.statistics.layout import Layout
 from bnscope.watching import start
 from bnscope.watching.alerts import Alert, Watch
-from bnscope.watching.layers import select
+from bnscope.watching.layers import select, warm
+from bnscope.watching.marks import Act, Mark
 from bnscope.watching.recorder import Recorder
 
 
@@ -77,6 +79,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._updates = UpdateCounter()
         self._training = False
         self._unbuilt = False
+        self._board = Board()
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
@@ -105,6 +108,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if not self._unbuilt:
             self._try_to_begin()
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Reads again, if a callback has written since the last step and the next is logged."""
+        del epoch, logs
+        if self._reader is not None and self._before is None:
+            self._read_ahead()
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
@@ -126,7 +135,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
-        if self._training and self._watch is not None:
+        cold = self._training and not self._board.recalibrates
+        if cold and self._watch is not None:
             self._tell(self._watch.validation(self._step, self._step, self._warm))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -165,12 +175,14 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._recorder = Recorder(
                 layout, self.log_dir, details=self.layers is not None, failed=_failed
             )
-            self._warm = frozenset() if self._unbuilt else self._warm_layers(layout)
+            self._warm = frozenset() if self._unbuilt else warm(layout, self._read())
         self._recorder.layout = layout  # a layer may have been frozen since
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
             self._watch.layout = layout
+        self._board = board_for(self._model, self.params)
+        self._board.marks.connect(self._marked)
         self._report(reader, self._recorder)
         self._read_ahead()
 
@@ -184,13 +196,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         fit = {**(self.params or {}), "counting": self._updates.counting}
         record = start.start_record(reader.graph, report, fit)
         recorder.start(self._step, record, start.start_text(record, report))
-
-    def _warm_layers(self, layout: Layout) -> frozenset[str]:
-        """The layers whose moving statistics are not the initial ones: trained before."""
-        mean, variance = self._read()[2:4]
-        off = (mean != 0) | (variance != 1)
-        paths = enumerate(layout.paths)
-        return frozenset(path for index, path in paths if off[layout.part(index)].any())
 
     def _log_step(self) -> None:
         if self._recorder is None:
@@ -225,9 +230,24 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
-            say(str(alert))
+            self._board.announce(alert)
             if self._recorder is not None:
                 self._recorder.alert(alert)
+
+    def _marked(self, mark: Mark) -> None:
+        """Records what a callback did to the model; the last reading is out of date."""
+        if self._reader is None or self._recorder is None:
+            return
+        self._reader.forget()
+        self._before = None
+        layers = [path for path in mark.layers if path in self._recorder.layout.paths]
+        if mark.act is Act.FREEZE:
+            self._recorder.layout = self._recorder.layout.frozen(layers)
+            if self._watch is not None:
+                self._watch.layout = self._recorder.layout
+        if mark.act is Act.RECALIBRATE:
+            self._warm |= frozenset(layers)
+        self._recorder.mark(self._step, replace(mark, layers=tuple(layers)))
 
 
 def _failed(reason: str) -> None:

@@ -20,6 +20,11 @@ class Reader:
 
     Args:
         model: a built `keras.Model`.
+
+    Attributes:
+        graph: the model's graph.
+        layout: where the channels of its BN layers stand.
+        variables: all Keras variables of each layer, by its path and their names.
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,6 +34,7 @@ class Reader:
         built = readable_layers(self.graph)
         self.layout = make_layout(self.graph, built, replicas=_replicas(model))
         found = {path: _variables(layers[path]) for path in self.layout.paths}
+        self.variables: dict[str, dict[str, Any]] = found
         variables = [
             (row, found[self.layout.paths[index]][VARIABLES[row]])
             for row, index in self.layout.positions()

@@ -16,6 +16,7 @@ STATISTICS_TAG = "bnscope/statistics"  # float32 [layers, statistics, columns]
 LAYERS = "bnscope/layers"  # float32 [layers, fields]
 CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
 ALERT = "bnscope/alert"  # JSON: one alert
+MARK = "bnscope/mark"  # JSON: what a callback did to the layers
 
 # After so many records the cadence doubles.
 MAX_RECORDS = 4000

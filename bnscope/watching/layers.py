@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from bnscope.bn import Array
 from bnscope.graph import batchnorm
 from bnscope.graph.model import Graph, Layer
 from bnscope.statistics.layout import VARIABLES, Layout, Status
@@ -40,6 +41,19 @@ def select(paths: Iterable[str], globs: Sequence[str] | None) -> list[int]:
         for index, path in enumerate(paths)
         if globs is None or any(fnmatchcase(path, glob) for glob in globs)
     ]
+
+
+def warm(layout: Layout, values: Array) -> frozenset[str]:
+    """The layers whose moving statistics are not the initial ones: trained before.
+
+    Args:
+        layout: the layers.
+        values: their variables, shape `(4, channels)`.
+    """
+    mean, variance = values[2:4]
+    off = (mean != 0) | (variance != 1)
+    paths = enumerate(layout.paths)
+    return frozenset(path for index, path in paths if off[layout.part(index)].any())
 
 
 def _is_readable(layer: Layer) -> bool:
