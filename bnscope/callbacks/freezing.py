@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
@@ -61,19 +62,20 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
         self._tried = False
         self._mode = None
         self._norms, self._values = {}, {}
-        for path, norm in self._trainable_norms().items():
-            if not takes_training(norm):
-                raise BnscopeError(
-                    f'"{path}" cannot be frozen within fit: the call of its class '
-                    f"{type(norm).__name__} takes no argument `training`.",
-                    "Give it one, or set trainable=False, compile, and call fit again.",
-                )
-        if self.freeze_affine and not _applies_constraints(self.model):
-            raise BnscopeError(
-                "freeze_affine needs an optimizer of Keras, which applies the constraints that "
-                f"hold gamma and beta; this one is {type(self.model.optimizer).__name__}.",
-                "Train to that epoch, set trainable=False on the BN layers, compile, and call "
-                "fit again.",
+        try:
+            norms = self._trainable_norms()
+        except Exception as error:  # noqa: BLE001  whatever a model makes of it
+            self._tried = True
+            say(f"BN cannot be frozen ({first_line(error)}); training goes on")
+            return
+        _check_layers(norms)
+        if self.freeze_affine:
+            _check_optimizer(self._model)
+        epochs = (self.params or {}).get("epochs", self.at_epoch + 1)
+        if self.at_epoch >= epochs:
+            say(
+                f"BatchNormFreeze(at_epoch={self.at_epoch}) freezes nothing: epochs count from "
+                f"0, and fit ends with epoch {epochs - 1}"
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -146,8 +148,24 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
 
-def _applies_constraints(model: Any) -> bool:
-    return isinstance(model.optimizer, keras.optimizers.Optimizer)
+def _check_layers(norms: Mapping[str, Any]) -> None:
+    for path, norm in norms.items():
+        if not takes_training(norm):
+            raise BnscopeError(
+                f'"{path}" cannot be frozen within fit: the call of its class '
+                f"{type(norm).__name__} takes no argument `training`.",
+                "Give it one, or set trainable=False, compile, and call fit again.",
+            )
+
+
+def _check_optimizer(model: Any) -> None:
+    if not isinstance(model.optimizer, keras.optimizers.Optimizer):
+        raise BnscopeError(
+            "freeze_affine needs an optimizer of Keras, which applies the constraints that hold "
+            f"gamma and beta; this one is {type(model.optimizer).__name__}.",
+            "Train to that epoch, set trainable=False on the BN layers, compile, and call fit "
+            "again.",
+        )
 
 
 def _same(one: AnyArray, other: AnyArray) -> bool:

@@ -149,9 +149,10 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._reader = reader
         self._watch = Watch(layout)
-        self._restorer = Restorer(layout, reader.variables)
         values = reader.read(self._updates.in_fit)
-        self._restorer.look(values)
+        if self.action == "restore":
+            self._restorer = Restorer(layout, reader.variables)
+            self._restorer.look(values)
         if self._paths != layout.paths:
             self._paths = layout.paths
             self._warm = frozenset() if self._step else warm(layout, values)
@@ -204,7 +205,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _restore(self, restorer: Restorer, values: Array) -> None:
         """Puts values back, where that helps."""
-        if self._reader is None or self.action != "restore":
+        if self._reader is None:
             return
         with assigning(self.model):
             elsewhere = not_finite(self.model, self._reader.variables)

@@ -132,7 +132,9 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
         layers = tuple(path for path in norms if path not in frozen)
         if not layers:
             self._done += 1
-            self._say_once("the model has no BN layer to recalibrate that is not frozen")
+            self._say_once(
+                "there is no BN layer to recalibrate: the model has none that is not frozen"
+            )
             return
         with random_states_kept(), assigning(self.model):
             self.last = recalibration(

@@ -36,10 +36,8 @@ class Restorer:
             Per channel whether one of its values is NaN or infinite, or its variance negative.
         """
         bad: npt.NDArray[np.bool_] = ~np.isfinite(values).all(0) | (values[3] < 0)
-        if bad.any():
-            np.copyto(self._good, values, where=~bad)
-        else:
-            self._good = values.copy()
+        # Readings are shared: nothing is written into one.
+        self._good = np.where(bad, self._good, values) if bad.any() else values
         return bad
 
     def restore(self, values: Array) -> tuple[str, ...]:
