@@ -117,7 +117,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
-        updates = self._updates.advance(self._model)
+        updates = self._updates.advance()
         if self._unbuilt:  # the first step has built it
             self._try_to_begin()
             self._unbuilt = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,7 +28,6 @@ class Reader:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = ref(model)
         layers = live.keras_layers(model)
         self.graph: Graph = live.read(model)
         built = readable_layers(self.graph)
@@ -39,9 +38,9 @@ class Reader:
             (row, found[self.layout.paths[index]][VARIABLES[row]])
             for row, index in self.layout.positions()
         ]
-        self._read: FlatRead = flat_reader([variable for _, variable in variables])
+        self._read: FlatRead = flat_reader([variable for _, variable in variables], model)
         moving = [variable for row, variable in variables if VARIABLES[row] in MOVING]
-        self._read_moving: FlatRead = flat_reader(moving)
+        self._read_moving: FlatRead = flat_reader(moving, model)
         self._step: int | None = None
         self._values: Array | None = None
 
@@ -52,7 +51,6 @@ class Reader:
             step: updates since this `fit` began (`UpdateCounter.in_fit`).
         """
         if self._values is None or step != self._step:
-            self._synchronize()
             self._values = self.layout.unpack(self._read())
             self._step = step
         return self._values
@@ -61,7 +59,6 @@ class Reader:
         """The same with only the moving values, in half the time; gamma and beta are NaN."""
         if self._values is not None and step == self._step:
             return self._values
-        self._synchronize()
         values = np.full((len(VARIABLES), self.layout.channels), np.nan)
         values[-len(MOVING) :] = self._read_moving().reshape(len(MOVING), -1)
         return values
@@ -69,12 +66,6 @@ class Reader:
     def forget(self) -> None:
         """Reads anew the next time: a callback has changed the variables."""
         self._values = None
-
-    def _synchronize(self) -> None:
-        """Brings the running state into the variables, where `fit` keeps it apart (JAX)."""
-        synchronize = getattr(self._model(), "jax_state_sync", None)
-        if synchronize is not None:
-            synchronize()
 
 
 _readers: WeakKeyDictionary[Any, tuple[Any, Reader]] = WeakKeyDictionary()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from bnscope.backend import running_values
 
 
 class UpdateCounter:
@@ -21,6 +24,7 @@ class UpdateCounter:
         self.steps_per_call = 1
         self.counting = "exact"
         self._count = 0
+        self._read: Callable[[], int] = lambda: 0
 
     def begin(self, model: Any) -> None:
         """Looks at the model as `fit` begins.
@@ -32,10 +36,11 @@ class UpdateCounter:
         scaled = hasattr(getattr(model, "optimizer", None), "inner_optimizer")
         several = self.steps_per_call != 1
         self.counting = "approximate" if several and scaled else "exact"
-        self._count = _optimizer_count(model)
+        self._read = _optimizer_counter(model)
+        self._count = self._read()
         self.in_fit = 0
 
-    def advance(self, model: Any) -> int:
+    def advance(self) -> int:
         """The updates since the last call; call once in `on_train_batch_end`.
 
         Without `steps_per_execution` each call is one, whatever the optimizer counts: with
@@ -44,15 +49,20 @@ class UpdateCounter:
         if self.steps_per_call == 1:
             updates = 1
         else:
-            previous, self._count = self._count, _optimizer_count(model)
+            previous, self._count = self._count, self._read()
             updates = max(self._count - previous, 0)
         self.total += updates
         self.in_fit += updates
         return updates
 
 
-def _optimizer_count(model: Any) -> int:
+def _optimizer_counter(model: Any) -> Callable[[], int]:
+    """A function that reads how many batches the optimizer was given."""
     optimizer = getattr(model, "optimizer", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     # The public `iterations` counts updates of the weights, not of BN.
-    return int(getattr(inner, "_iterations", getattr(inner, "iterations", 0)))
+    counter = getattr(inner, "_iterations", getattr(inner, "iterations", None))
+    if counter is None:
+        return lambda: 0
+    read = running_values([counter], model)
+    return lambda: int(read()[0])
