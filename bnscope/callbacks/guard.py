@@ -103,7 +103,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         """Looks, if it is time."""
         del batch, logs
         before = self._step
-        self._updates.advance(self._model)
+        self._updates.advance()
         if self._step // self.update_freq > before // self.update_freq:
             self._try(self._look)
 
