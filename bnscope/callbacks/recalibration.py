@@ -117,14 +117,17 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
             say(f"BN could not be recalibrated at {self._failed} validations")
 
     def _try_to_recalibrate(self) -> None:
+        if self._failed and _passes_once(self.data):
+            self._failed += 1
+            return
         try:
             self._recalibrate()
         except Exception as error:  # noqa: BLE001  whatever the data raise, training goes on
             self._failed += 1
             self._board.recalibrates = False
-            self._say_once(
-                f"BN keeps its moving statistics: {first_line(error)}{_hint(error)}"
-            )
+            known = isinstance(error, BnscopeError)
+            reason = f"{error}" if known else f"{first_line(error)}; training goes on"
+            self._say_once(f"BN keeps its moving statistics: {reason}")
 
     def _recalibrate(self) -> None:
         norms = live.batch_norms(self.model)
@@ -153,7 +156,7 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _samples(self) -> Any:
         """The data; those that can be read only once as they were then."""
-        if not hasattr(self.data, "__next__"):
+        if not _passes_once(self.data):
             return self.data
         if self._batches is None:
             limit = default_limit() if self.memory_limit is None else self.memory_limit
@@ -187,8 +190,9 @@ def random_states_kept() -> Iterator[None]:
         yield
 
 
-def _hint(error: Exception) -> str:
-    return f". {error.hint}" if isinstance(error, BnscopeError) else ""
+def _passes_once(data: Any) -> bool:
+    """Whether data, such as a generator, are gone once they are read."""
+    return hasattr(data, "__next__")
 
 
 def _check(data: Any, when: Any) -> None:
