@@ -103,7 +103,7 @@ def running_values(variables: Sequence[Any], model: Any) -> Callable[[], list[An
         model: the `keras.Model` whose they are, its optimizer's included. It is not kept alive.
 
     Returns:
-        A function of no arguments that gives the backend's own arrays.
+        A function of no arguments that gives arrays of JAX, or else the variables.
     """
     known = (lambda: None) if model is None else ref(model)
     variables = list(variables)
@@ -118,7 +118,7 @@ def running_values(variables: Sequence[Any], model: Any) -> Callable[[], list[An
                 if all(a.shape == b.shape for a, b in zip(found, variables, strict=True)):
                     return found
             trained.jax_state_sync()
-        return [variable.value for variable in variables]
+        return variables
 
     return read
 
@@ -140,7 +140,82 @@ def _places(variables: Sequence[Any], model: Any) -> list[tuple[str, int]]:
 
 def _on_one_device(value: Any) -> Any:
     """The copy on this process's first device, if there are several: no process waits."""
-    return value.addressable_data(0) if value.sharding.num_devices > 1 else value
+    value = getattr(value, "value", value)
+    if value.sharding.num_devices == 1:
+        return value
+    # What is cut up over devices is put together; beyond this process that is refused.
+    return value.addressable_data(0) if value.is_fully_replicated else np.asarray(value)
+
+
+def independent_replicas(model: Any) -> int:
+    """How many replicas a model has whose variables differ between synchronizations.
+
+    They do under `tf.distribute`; on JAX all devices compute what one would.
+    """
+    strategy = getattr(model, "distribute_strategy", None)
+    return int(getattr(strategy, "num_replicas_in_sync", 1) or 1)
+
+
+def replica_reader(
+    variables: Sequence[Any], model: Any
+) -> Callable[[], npt.NDArray[np.floating[Any]] | None]:
+    """A function that reads the copy of the variables of each replica of this process.
+
+    Args:
+        variables: Keras variables, built; each a vector.
+        model: the `keras.Model` whose they are.
+
+    Returns:
+        A function of no arguments: shape `(replicas, values)`, or None if there is one only. No
+        process waits for another.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        strategy = getattr(model, "distribute_strategy", None)
+        if independent_replicas(model) > 1 and strategy is not None:
+            return lambda: _side_by_side(
+                [strategy.experimental_local_results(v.value) for v in variables]
+            )
+    elif keras.backend.backend() == "jax":
+        running = running_values(variables, model)
+        return lambda: _side_by_side([_copies(value) for value in running()])
+    return lambda: None
+
+
+def _copies(value: Any) -> list[Any]:
+    """The copies of an array of JAX on the devices of this process."""
+    value = getattr(value, "value", value)
+    whole = value.is_fully_replicated
+    return [shard.data for shard in value.addressable_shards] if whole else [value]
+
+
+def _side_by_side(copies: list[Any]) -> npt.NDArray[np.floating[Any]] | None:
+    """A row for each replica, out of the copies of each variable."""
+    if not copies or min(len(each) for each in copies) == 1:
+        return None
+    replicas = zip(*copies, strict=True)
+    return np.stack([np.concatenate([np.asarray(v) for v in each]) for each in replicas])
+
+
+def is_chief() -> bool:
+    """Whether this process is the one among several that writes and speaks."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return bool(jax.process_index() == 0)
+    if backend == "torch":
+        from torch import distributed
+
+        several = distributed.is_available() and distributed.is_initialized()
+        return not several or distributed.get_rank() == 0
+    import tensorflow as tf
+
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    return resolver is None or resolver.task_id in {None, 0}
 
 
 def import_keras_quietly() -> None:

@@ -17,14 +17,18 @@ class Signal(Generic[T]):
     """Methods that are called with what is told. It keeps no callback alive."""
 
     def __init__(self) -> None:
+        self._told: list[T] = []
         self._methods: list[WeakMethod[Callable[[T], None]]] = []
 
     def connect(self, method: Callable[[T], None]) -> None:
-        """Has a bound method called from now on."""
+        """Has a bound method called from now on, and with what was told before."""
         self._methods.append(WeakMethod(method))
+        for what in self._told:
+            method(what)
 
     def tell(self, what: T) -> None:
         """Calls all of them."""
+        self._told.append(what)
         for reference in self._methods:
             method = reference()
             if method is not None:

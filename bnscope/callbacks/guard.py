@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
 
 from bnscope.bn import Array
 from bnscope.callbacks.board import Board, board_for
-from bnscope.callbacks.messages import say
-from bnscope.callbacks.reader import Reader, reader_for
+from bnscope.callbacks.messages import ends_nothing, say
+from bnscope.callbacks.reader import Reader, is_built, reader_for
 from bnscope.callbacks.restoring import Restorer, not_finite
 from bnscope.callbacks.state import assigning
 from bnscope.callbacks.updates import UpdateCounter
@@ -90,34 +90,43 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         return self._updates.total
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds the BN layers."""
+        """Forgets the last `fit`."""
         del logs
         self._training = True
         self._reader = self._watch = self._restorer = None
         self._begun = False
         self._looked = None
-        self._updates.begin(self._model)
-        self._try(self._begin)
 
+    @ends_nothing
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Finds the BN layers; by now other callbacks have restored their checkpoints."""
+        del epoch, logs
+        if not self._begun:
+            self._updates.begin(self._model)
+            self._begin()
+
+    @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks, if it is time."""
         del batch, logs
         before = self._step
         self._updates.advance()
         if self._step // self.update_freq > before // self.update_freq:
-            self._try(self._look)
+            self._look()
 
+    @ends_nothing
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks before a validation of `fit`."""
         del logs
         if self._training:
-            self._try(self._look)
-            self._try(self._look_at_validation)
+            self._look()
+            self._look_at_validation()
 
+    @ends_nothing
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks before callbacks that stand behind it save the model."""
         del epoch, logs
-        self._try(self._look)
+        self._look()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Says what went on."""
@@ -129,17 +138,13 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
                 f"{self.restored[-1]}"
             )
 
-    def _try(self, action: Callable[[], None]) -> None:
-        """Whatever a model makes that raise, training goes on."""
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001
-            self._reader = self._watch = None
-            say(f"the model cannot be guarded ({first_line(error)}); training goes on")
+    def _give_up(self, error: Exception) -> None:
+        self._reader = self._watch = None
+        say(f"the model cannot be guarded ({first_line(error)}); training goes on")
 
     def _begin(self) -> None:
         """Finds the BN layers, as soon as the model is built."""
-        if not self.model.built:
+        if not is_built(self.model):
             return
         self._begun = True
         reader = reader_for(self.model, self.params)

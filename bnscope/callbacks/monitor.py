@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,17 @@ from typing import Any
 import keras  # noqa: TID253  a Keras callback is a Keras class
 import numpy as np
 
+from bnscope.backend import is_chief
 from bnscope.bn import Array
 from bnscope.callbacks.board import Board, board_for
-from bnscope.callbacks.messages import say
-from bnscope.callbacks.reader import Reader, reader_for
+from bnscope.callbacks.messages import ends_nothing, say, what_changed
+from bnscope.callbacks.reader import Reader, is_built, reader_for
 from bnscope.callbacks.updates import UpdateCounter
-from bnscope.errors import BnscopeError
+from bnscope.errors import BnscopeError, first_line
+from bnscope.events import last_step
 from bnscope.events.run import Run
+from bnscope.statistics.channels import Window
+from bnscope.statistics.layout import Layout
 from bnscope.watching import start
 from bnscope.watching.alerts import Alert, Watch
 from bnscope.watching.layers import select, warm
@@ -78,14 +82,15 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.alerts: list[Alert] = []
         self._updates = UpdateCounter()
         self._training = False
-        self._unbuilt = False
+        self._waiting = False
+        self._chief = True
         self._board = Board()
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
         self._columns = np.zeros(0, np.int64)
         self._warm: frozenset[str] = frozenset()
-        self._before: tuple[int, Array] | None = None
+        self._before: tuple[int, Array] | None = None  # a step, and the averages after it
 
     @property
     def _step(self) -> int:
@@ -97,41 +102,53 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """The recorded series."""
         return self._recorder.run if self._recorder is not None else Run()
 
+    @ends_nothing
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Reads the model and writes what is known of it before the first step."""
+        """Waits for the first epoch: other callbacks may restore a checkpoint yet."""
         del logs
-        self._training = True
+        self._training = self._waiting = True
         self._reader = None
         self._before = None
-        self._updates.begin(self._model)
-        self._unbuilt = not self.model.built
-        if not self._unbuilt:
-            self._try_to_begin()
+        self._chief = is_chief()
 
+    @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Reads again, if a callback has written since the last step and the next is logged."""
-        del epoch, logs
-        if self._reader is not None and self._before is None:
-            self._read_ahead()
+        """Reads the model and writes what is known of it before the first step."""
+        del logs
+        if self._waiting:
+            self._updates.begin(self._model)
+            if self._recorder is None:
+                self._resume(epoch)
+            if is_built(self.model):
+                self._begin()
+        elif self._reader is not None and self._before is None:
+            self._read_ahead()  # a callback has written since the last step
 
+    @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
         updates = self._updates.advance()
-        if self._unbuilt:  # the first step has built it
-            self._try_to_begin()
-            self._unbuilt = False
+        if self._waiting:  # the first step has built it
+            self._begin()
         elif self._reader is not None:
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
 
+    @ends_nothing
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Records the values of every channel."""
+        """Records the values of every channel, and how far replicas are apart."""
         del epoch, logs
-        if self._recorder is not None and self.channel_freq == "epoch":
+        if self._recorder is None or self._reader is None:
+            return
+        if self.channel_freq == "epoch":
             self._recorder.channels(self._step, self._read())
+        replicas = self._reader.replicas()
+        if replicas is not None:
+            self._recorder.divergence(self._step, replicas[..., self._columns])
 
+    @ends_nothing
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
@@ -139,6 +156,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if cold and self._watch is not None:
             self._tell(self._watch.validation(self._step, self._step, self._warm))
 
+    @ends_nothing
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
@@ -152,42 +170,58 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if repeated:
             say(f"alerts, and at how many readings: {', '.join(repeated)}")
 
-    def _try_to_begin(self) -> None:
-        """Finds the BN layers; whatever a model makes that raise, training goes on."""
-        try:
-            self._begin()
-        except Exception as error:  # noqa: BLE001
-            self._reader = None
-            say(f"the model cannot be watched ({error}); training goes on")
+    def _resume(self, epoch: int) -> None:
+        """Goes on with the steps of a run that another process or monitor began."""
+        last = None if self.log_dir is None else last_step(self.log_dir)
+        if epoch or last is not None:
+            self._updates.resume(epoch, (self.params or {}).get("steps"), last or 0)
 
     def _begin(self) -> None:
         """Finds the BN layers."""
+        self._waiting = False
         reader = reader_for(self.model, self.params)
+        reader.forget()  # a checkpoint may have been restored since
         chosen = select(reader.layout.paths, self.layers)
         if not chosen:
             which = "" if self.layers is None else f" whose path matches {self.layers}"
             say(f"the model has no BN layer{which}; there is nothing to watch")
             return
+        self._board = board_for(self._model, self.params)
         layout = reader.layout.narrowed(chosen)
         self._columns = reader.layout.columns(chosen)
         self._reader = reader
-        if self._recorder is None or self._recorder.layout.paths != layout.paths:
-            self._recorder = Recorder(
-                layout, self.log_dir, details=self.layers is not None, failed=_failed
-            )
-            self._warm = frozenset() if self._unbuilt else warm(layout, self._read())
-        self._recorder.layout = layout  # a layer may have been frozen since
+        self._record(layout)
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
             self._watch.layout = layout
-        self._board = board_for(self._model, self.params)
+        self._report(reader)
         self._board.marks.connect(self._marked)
-        self._report(reader, self._recorder)
         self._read_ahead()
 
-    def _report(self, reader: Reader, recorder: Recorder) -> None:
+    def _record(self, layout: Layout) -> None:
+        """Makes the recorder, or goes on with the one of an earlier `fit`."""
+        earlier = self._recorder
+        if earlier is not None:
+            changes = what_changed(earlier.layout, layout)
+            if changes:
+                say(changes)
+            if earlier.layout.has_axes_of(layout):
+                earlier.layout = layout
+                return
+        self._recorder = Recorder(
+            layout,
+            self.log_dir if self._chief else None,
+            details=self.layers is not None,
+            failed=self._failed,
+        )
+        self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
+
+    def _report(self, reader: Reader) -> None:
         """Lints once, and writes what is known of the model."""
+        recorder = self._recorder
+        if recorder is None:
+            return
         recorder.open()
         report = start.start_report(reader.graph)
         line = start.summary_line(report)
@@ -198,31 +232,36 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         recorder.start(self._step, record, start.start_text(record, report))
 
     def _log_step(self) -> None:
-        if self._recorder is None:
+        if self._recorder is None or self._reader is None:
             return
-        after = self._read()
-        taken, before = self._before or (self._step, None)
+        values, window = self._read(), None
+        if self._before is not None and self._before[0] < self._step:
+            taken, before = self._before
+            window = Window(before, self._averages(), self._step - taken)
         if self._watch is not None:
-            self._tell(self._watch.reading(self._step, after))
-        self._recorder.step(self._step, before, after, self._step - taken, warm=self._warm)
+            self._tell(self._watch.reading(self._step, values))
+        self._recorder.step(self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
             if logged % self.channel_freq == 0:
-                self._recorder.channels(self._step, after)
+                self._recorder.channels(self._step, values)
 
     def _read_ahead(self) -> None:
         """Reads now, if the next call is to be logged."""
         if self._is_due(self._step, self._step + self._updates.steps_per_call):
-            self._before = (self._step, self._current(Reader.read_moving))
+            self._before = (self._step, self._averages())
 
     def _read(self) -> Array:
         """The variables of the tracked layers now, shape `(4, channels)`."""
-        return self._current(Reader.read)
-
-    def _current(self, read: Callable[[Reader, int], Array]) -> Array:
         if self._reader is None:
             raise RuntimeError("nothing is read before the layers are known")
-        return read(self._reader, self._updates.in_fit)[:, self._columns]
+        return self._reader.read(self._updates.in_fit)[:, self._columns]
+
+    def _averages(self) -> Array:
+        """What the tracked layers average now, shape `(2, channels)`."""
+        if self._reader is None:
+            raise RuntimeError("nothing is read before the layers are known")
+        return self._reader.averages(self._updates.in_fit)[:, self._columns]
 
     def _is_due(self, earlier: int, later: int) -> bool:
         """Whether a step to be logged lies behind `earlier` and not behind `later`."""
@@ -249,9 +288,13 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._warm |= frozenset(layers)
         self._recorder.mark(self._step, replace(mark, layers=tuple(layers)))
 
+    def _failed(self, reason: str) -> None:
+        say(f"no events are written: {reason}; training goes on")
 
-def _failed(reason: str) -> None:
-    say(f"no events are written: {reason}; training goes on")
+    def _give_up(self, error: Exception) -> None:
+        self._waiting = False
+        self._reader = None
+        say(f"the model cannot be watched ({first_line(error)}); training goes on")
 
 
 def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:

@@ -30,13 +30,9 @@ def read(log_dir: str | Path) -> Run:
     Raises:
         BnscopeError: if there are no events of bnscope, or a later version wrote them.
     """
-    directory = Path(log_dir)
-    if (directory / DIRECTORY).is_dir():
-        directory = directory / DIRECTORY
-    files = sorted(directory.glob("events.out.tfevents.*"))
     run = Run()
     pending: dict[int, Any] = {}
-    for path in files:
+    for path in _files(log_dir):
         for step, value in _values(path):
             _add(run, step, value, pending)
     if not run.layers:
@@ -45,6 +41,22 @@ def read(log_dir: str | Path) -> Run:
             "Give the log_dir of a BatchNormMonitor.",
         )
     return run
+
+
+def last_step(log_dir: str | Path) -> int | None:
+    """The last step of which a log directory holds a record; None if it holds no run."""
+    try:
+        steps = read(log_dir).steps
+    except (BnscopeError, ImportError, OSError, ValueError):
+        return None
+    return int(steps[-1]) if len(steps) else None
+
+
+def _files(log_dir: str | Path) -> list[Path]:
+    directory = Path(log_dir)
+    if (directory / DIRECTORY).is_dir():
+        directory = directory / DIRECTORY
+    return sorted(directory.glob("events.out.tfevents.*"))
 
 
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
@@ -76,6 +88,8 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         run.marks.append(json.loads(data.item()))
     elif value.tag == schema.CHANNELS:
         run.add_channels(step, data)
+    elif value.tag == schema.DIVERGENCE_TAG:
+        run.add_divergence(step, data)
     elif value.tag == schema.STATISTICS_TAG:
         pending[step] = data
     elif value.tag == schema.LAYERS and step in pending:

@@ -64,6 +64,18 @@ class RunWriter:
         """The variables of every channel, shape `(4, channels)`."""
         self._write(step, lambda: [self._tensor(schema.CHANNELS, variables)])
 
+    def divergence(
+        self, step: int, values: npt.NDArray[Any], scalars: Mapping[str, float]
+    ) -> None:
+        """How far the replicas are apart, shape `(layers, 2)`."""
+        self._write(
+            step,
+            lambda: [
+                self._tensor(schema.DIVERGENCE_TAG, values),
+                *(protos.scalar(tag, value) for tag, value in scalars.items()),
+            ],
+        )
+
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
         self._write(

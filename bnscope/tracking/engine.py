@@ -196,7 +196,7 @@ class _Tracker:
         # How many updates lie between two checkpoints is not known, nor whether the
         # statistics were cold before the first.
         warm = frozenset(self._recorder.layout.paths)
-        self._recorder.step(step, None, values, 0, warm=warm)
+        self._recorder.step(step, values, None, warm=warm)
         self._recorder.channels(step, values)
         self._steps.append(step)
 
