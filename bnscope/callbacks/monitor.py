@@ -83,7 +83,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._updates = UpdateCounter()
         self._training = False
         self._waiting = False
-        self._chief = True
         self._board = Board()
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
@@ -109,7 +108,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._training = self._waiting = True
         self._reader = None
         self._before = None
-        self._chief = is_chief()
 
     @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -211,7 +209,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 return
         self._recorder = Recorder(
             layout,
-            self.log_dir if self._chief else None,
+            self.log_dir if is_chief() else None,
             details=self.layers is not None,
             failed=self._failed,
         )
