@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import Any
 
+from bnscope.backend import is_chief
 from bnscope.printing import printable
 from bnscope.statistics.layout import Layout, Status
 
 
+def ends_nothing(hook: Callable[..., None]) -> Callable[..., None]:
+    """Whatever a callback's hook raises goes to its `_give_up`, and training goes on."""
+
+    @wraps(hook)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001
+            self._give_up(error)
+
+    return guarded
+
+
 def say(text: str) -> None:
-    """A line of its own in the progress output, whose last line may be open."""
-    sys.stdout.write(f"\nbnscope: {printable(text)}\n")
-    sys.stdout.flush()
+    """A line of its own in the progress output, whose last line may be open.
+
+    Of several processes only the chief says it.
+    """
+    if is_chief():
+        sys.stdout.write(f"\nbnscope: {printable(text)}\n")
+        sys.stdout.flush()
 
 
 def what_changed(before: Layout, now: Layout) -> str | None:

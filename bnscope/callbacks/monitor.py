@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from bnscope.backend import independent_replicas, is_chief
 from bnscope.bn import Array
-from bnscope.callbacks.messages import say, what_changed
+from bnscope.callbacks.board import Board, board_for
+from bnscope.callbacks.messages import ends_nothing, say, what_changed
 from bnscope.callbacks.observing import CompiledFlags, Observer
-from bnscope.callbacks.reader import Reader, reader_for
+from bnscope.callbacks.reader import Reader, is_built, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
 from bnscope.events import last_step
@@ -23,21 +24,9 @@ from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout
 from bnscope.watching import start
 from bnscope.watching.alerts import Alert, Watch
-from bnscope.watching.layers import select
+from bnscope.watching.layers import select, warm
+from bnscope.watching.marks import Act, Mark
 from bnscope.watching.recorder import Recorder
-
-
-def _ends_nothing(hook: Callable[..., None]) -> Callable[..., None]:
-    """Whatever a hook raises is told once, and training goes on without being watched."""
-
-    @wraps(hook)
-    def guarded(self: BatchNormMonitor, *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001
-            self._give_up(error)
-
-    return guarded
 
 
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
@@ -95,7 +84,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._updates = UpdateCounter()
         self._training = False
         self._waiting = False
-        self._chief = True
+        self._board = Board()
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
@@ -120,7 +109,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         super().set_model(model)
         self._flags.fit_follows(model)
 
-    @_ends_nothing
+    @ends_nothing
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits for the first epoch: other callbacks may restore a checkpoint yet."""
         del logs
@@ -128,9 +117,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader = None
         self._observer = None
         self._before = None
-        self._chief = is_chief()
 
-    @_ends_nothing
+    @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads the model and writes what is known of it before the first step."""
         del logs
@@ -138,12 +126,15 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._updates.begin(self._model)
             if self._recorder is None:
                 self._resume(epoch)
-            if _is_built(self.model):
+            if is_built(self.model):
                 self._begin()
-        elif self._observer is not None:  # weights may have been exchanged since
-            self._tell(self._observer.compare(self._step, "between two epochs"))
+        elif self._reader is not None:
+            if self._before is None:
+                self._read_ahead()  # a callback has written since the last step
+            if self._observer is not None:  # weights may have been exchanged since
+                self._tell(self._observer.compare(self._step, "between two epochs"))
 
-    @_ends_nothing
+    @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
@@ -157,7 +148,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._log_step()
             self._read_ahead()
 
-    @_ends_nothing
+    @ends_nothing
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks back on the epoch; records each channel, and how far replicas are apart."""
         del epoch, logs
@@ -174,23 +165,24 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if replicas is not None:
             self._recorder.divergence(self._step, replicas[..., self._columns])
 
-    @_ends_nothing
+    @ends_nothing
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
         if self._training and self._observer is not None and self._watch is not None:
-            self._tell(self._watch.validation(self._step, self._step, self._warm))
+            if not self._board.recalibrates:
+                self._tell(self._watch.validation(self._step, self._step, self._warm))
             self._tell(self._observer.batches_end(self._step))  # its count is reset next
             self._observer.hold()
 
-    @_ends_nothing
+    @ends_nothing
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether weights were exchanged for the validation."""
         del logs
         if self._training and self._observer is not None:
             self._tell(self._observer.compare(self._step, "at a validation"))
 
-    @_ends_nothing
+    @ends_nothing
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
@@ -200,11 +192,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._recorder is not None:
             self._recorder.close()
             if self._recorder.failure is not None:
-                self._say(f"the events are incomplete: {self._recorder.failure}")
+                say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
         repeated = [f"{a.code} {a.layer} x{a.count}" for a in self.alerts if a.count > 1]
         if repeated:
-            self._say(f"alerts, and at how many readings: {', '.join(repeated)}")
+            say(f"alerts, and at how many readings: {', '.join(repeated)}")
 
     def _resume(self, epoch: int) -> None:
         """Goes on with the steps of a run that another process or monitor began."""
@@ -220,8 +212,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         chosen = select(reader.layout.paths, self.layers)
         if not chosen:
             which = "" if self.layers is None else f" whose path matches {self.layers}"
-            self._say(f"the model has no BN layer{which}; there is nothing to watch")
+            say(f"the model has no BN layer{which}; there is nothing to watch")
             return
+        self._board = board_for(self._model, self.params)
         layout = reader.layout.narrowed(chosen)
         self._columns = reader.layout.columns(chosen)
         self._reader = reader
@@ -233,6 +226,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._report(reader)
         if self._observer is not None:  # JAX may not get as far as a step
             self._tell(self._observer.logged(self._step))
+        self._board.marks.connect(self._marked)
         self._read_ahead()
 
     def _record(self, layout: Layout) -> None:
@@ -241,17 +235,17 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if earlier is not None:
             changes = what_changed(earlier.layout, layout)
             if changes:
-                self._say(changes)
+                say(changes)
             if earlier.layout.has_axes_of(layout):
                 earlier.layout = layout
                 return
         self._recorder = Recorder(
             layout,
-            self.log_dir if self._chief else None,
+            self.log_dir if is_chief() else None,
             details=self.layers is not None,
             failed=self._failed,
         )
-        self._warm = frozenset() if self._updates.in_fit else self._warm_layers(layout)
+        self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
 
     def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
         """Makes ready to raise alerts in this `fit`."""
@@ -287,17 +281,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         report = start.start_report(reader.graph)
         line = start.summary_line(report)
         if line and not recorder.run.starts:
-            self._say(line)
+            say(line)
         fit = {**(self.params or {}), "counting": self._updates.counting}
         record = start.start_record(reader.graph, report, fit)
         recorder.start(self._step, record, start.start_text(record, report))
-
-    def _warm_layers(self, layout: Layout) -> frozenset[str]:
-        """The layers whose moving statistics are not the initial ones: trained before."""
-        mean, variance = self._read()[2:4]
-        off = (mean != 0) | (variance != 1)
-        paths = enumerate(layout.paths)
-        return frozenset(path for index, path in paths if off[layout.part(index)].any())
 
     def _log_step(self) -> None:
         if self._recorder is None or self._reader is None:
@@ -339,29 +326,32 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
-            self._say(str(alert))
+            self._board.announce(alert)
             if self._recorder is not None:
                 self._recorder.alert(alert)
 
-    def _say(self, text: str) -> None:
-        """Tells people, once and not by every process."""
-        if self._chief:
-            say(text)
+    def _marked(self, mark: Mark) -> None:
+        """Records what a callback did to the model; the last reading is out of date."""
+        if self._reader is None or self._recorder is None:
+            return
+        self._reader.forget()
+        self._before = None
+        layers = [path for path in mark.layers if path in self._recorder.layout.paths]
+        if mark.act is Act.FREEZE:
+            self._recorder.layout = self._recorder.layout.frozen(layers)
+        if mark.act is Act.RECALIBRATE:
+            self._warm |= frozenset(layers)
+        if self._watch is not None:
+            self._watch.written(self._recorder.layout, self._warm)
+        self._recorder.mark(self._step, replace(mark, layers=tuple(layers)))
 
     def _failed(self, reason: str) -> None:
-        self._say(f"no events are written: {reason}; training goes on")
+        say(f"no events are written: {reason}; training goes on")
 
     def _give_up(self, error: Exception) -> None:
         self._waiting = False
         self._reader = None
-        self._say(f"the model cannot be watched ({first_line(error)}); training goes on")
-
-
-def _is_built(model: Any) -> bool:
-    """Whether the variables are there; a subclassed model may say so before they are."""
-    norms = keras.layers.BatchNormalization
-    layers = model._flatten_layers()  # noqa: SLF001
-    return model.built and all(each.built for each in layers if isinstance(each, norms))
+        say(f"the model cannot be watched ({first_line(error)}); training goes on")
 
 
 def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:

@@ -20,6 +20,11 @@ class Reader:
 
     Args:
         model: a built `keras.Model`.
+
+    Attributes:
+        graph: the model's graph.
+        layout: where the channels of its BN layers stand.
+        variables: all Keras variables of each layer, by its path and their names.
     """
 
     def __init__(self, model: Any) -> None:
@@ -33,6 +38,7 @@ class Reader:
         )
         self.layers = {path: layers[path] for path in self.layout.paths}
         found = [_variables(layer) for layer in self.layers.values()]
+        self.variables = dict(zip(self.layout.paths, found, strict=True))
         variables = [found[index][VARIABLES[row]] for row, index in self.layout.positions()]
         averages = [own["moving_mean"] for own in found]
         averages += [
@@ -108,6 +114,15 @@ def reader_for(model: Any, fit: Any) -> Reader:
         reader = Reader(model)
         _readers[model] = fit, reader
     return reader
+
+
+def is_built(model: Any) -> bool:
+    """Whether the variables are there; a subclassed model may say so before they are."""
+    import keras
+
+    norms = keras.layers.BatchNormalization
+    layers = model._flatten_layers()  # noqa: SLF001
+    return model.built and all(each.built for each in layers if isinstance(each, norms))
 
 
 def _variables(layer: Any) -> dict[str, Any]:

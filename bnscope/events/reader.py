@@ -84,6 +84,8 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         run.starts.append(json.loads(data.item()))
     elif value.tag == schema.ALERT:
         run.alerts.append(json.loads(data.item()))
+    elif value.tag == schema.MARK:
+        run.marks.append(json.loads(data.item()))
     elif value.tag == schema.CHANNELS:
         run.add_channels(step, data)
     elif value.tag == schema.DIVERGENCE_TAG:

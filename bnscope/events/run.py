@@ -35,12 +35,15 @@ class Run:
         widths: channels of each layer.
         starts: the records written as training began, one for each `fit`.
         alerts: the alerts as they are written to JSON.
+        marks: what callbacks did to the layers: `act` (`recalibrate`, `restore`, `freeze`),
+            `step`, `layers`, `message`.
     """
 
     layers: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
     starts: list[Mapping[str, Any]] = field(default_factory=list)
     alerts: list[Mapping[str, Any]] = field(default_factory=list)
+    marks: list[Mapping[str, Any]] = field(default_factory=list)
     _records: list[Record] = field(default_factory=list, repr=False)
     _channels: list[tuple[int, npt.NDArray[Any]]] = field(default_factory=list, repr=False)
     _divergence: list[tuple[int, npt.NDArray[Any]]] = field(
@@ -152,6 +155,7 @@ class Run:
         self._channels = [pair for pair in self._channels if pair[0] <= step]
         self._divergence = [pair for pair in self._divergence if pair[0] <= step]
         self.alerts = [alert for alert in self.alerts if alert.get("step", 0) <= step]
+        self.marks = [mark for mark in self.marks if mark.get("step", 0) <= step]
 
     def add_channels(self, step: int, variables: npt.NDArray[Any]) -> None:
         """Adds the variables of every channel; when there are too many, every second goes."""

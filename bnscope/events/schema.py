@@ -18,6 +18,7 @@ LAYERS = "bnscope/layers"  # float32 [layers, fields]
 CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
 DIVERGENCE_TAG = "bnscope/divergence"  # float32 [layers, divergence]; several replicas only
 ALERT = "bnscope/alert"  # JSON: one alert
+MARK = "bnscope/mark"  # JSON: what a callback did to the layers
 
 # After so many records the cadence doubles.
 MAX_RECORDS = 4000

@@ -82,6 +82,12 @@ class RunWriter:
             step, lambda: [self._json(schema.ALERT, record), _text("bnscope/alerts", text)]
         )
 
+    def mark(self, step: int, record: Mapping[str, Any], text: str) -> None:
+        """What a callback did to the layers, for machines and for people."""
+        self._write(
+            step, lambda: [self._json(schema.MARK, record), _text("bnscope/marks", text)]
+        )
+
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""
         from tensorboard.plugins.histogram.summary_v2 import histogram_pb

@@ -85,6 +85,15 @@ def keras_layers(model: Any, tracer: Tracer | None = None) -> dict[str, Any]:
     return {path: spec.source for path, spec in _read(model, tracer)[1].items()}
 
 
+def batch_norms(model: Any) -> dict[str, Any]:
+    """The BN layers of a live model by their path, in forward order; as `keras_layers`."""
+    import keras
+
+    kind = keras.layers.BatchNormalization
+    layers = keras_layers(model)
+    return {path: layer for path, layer in layers.items() if isinstance(layer, kind)}
+
+
 def _check_model(model: Any) -> None:
     import keras
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -98,6 +98,14 @@ class Layout:
                 for name, column in columns.items()
             }
         )
+
+    def frozen(self, paths: Collection[str]) -> Layout:
+        """The layout with some of the layers marked as not updated."""
+        statuses = (
+            Status.FROZEN if path in paths else status
+            for path, status in zip(self.paths, self.statuses, strict=True)
+        )
+        return replace(self, statuses=tuple(statuses))
 
     def columns(self, chosen: Sequence[int]) -> npt.NDArray[np.int64]:
         """Where the channels of some of the layers stand."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from bnscope.bn import Array
 from bnscope.graph import batchnorm
 from bnscope.graph.model import Graph, Layer
 from bnscope.rules.regularized_affine import l1_factor
@@ -62,6 +63,19 @@ def pruned_layers(graph: Graph) -> frozenset[str]:
         for layer in batchnorm.batch_norms(graph)
         if l1_factor(layer.config.get("gamma_regularizer"))
     )
+
+
+def warm(layout: Layout, values: Array) -> frozenset[str]:
+    """The layers whose moving statistics are not the initial ones: trained before.
+
+    Args:
+        layout: the layers.
+        values: their variables, shape `(4, channels)`.
+    """
+    mean, variance = values[2:4]
+    off = (mean != 0) | (variance != 1)
+    paths = enumerate(layout.paths)
+    return frozenset(path for index, path in paths if off[layout.part(index)].any())
 
 
 def _is_readable(layer: Layer) -> bool:

@@ -19,6 +19,7 @@ from bnscope.statistics.layout import VARIABLES, Layout
 from bnscope.statistics.quantiles import merge_since, summarize
 from bnscope.statistics.replicas import divergence
 from bnscope.watching.alerts import Alert
+from bnscope.watching.marks import Mark
 
 
 class Recorder:
@@ -89,6 +90,17 @@ class Recorder:
         record = alert.to_dict()
         self.run.alerts.append(record)
         self._guarded(lambda writer: writer.alert(alert.step, record, str(alert)))
+
+    def mark(self, step: int, mark: Mark) -> None:
+        """Records what a callback did to the layers; behind the end of a `fit`, too."""
+        record = mark.to_dict(step)
+        self.run.marks.append(record)
+        ended = self.log_dir is not None and self._writer is None and self.failure is None
+        if ended:
+            self.open()
+        self._guarded(lambda writer: writer.mark(step, record, mark.message))
+        if ended:
+            self.close()
 
     def step(
         self,
