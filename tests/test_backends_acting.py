@@ -56,7 +56,7 @@ def quick(*, graph=False):
     return {"run_eagerly": not graph, "jit_compile": False}
 
 
-def make(optimizer="adam", momentum=0.9, dropout=0.0, *, graph=False, **options):
+def make(optimizer="sgd", momentum=0.9, dropout=0.0, *, graph=False, **options):
     model = keras.Sequential(
         [
             keras.Input((5,)),
@@ -353,7 +353,7 @@ def test_the_monitor_does_not_take_the_jump_for_a_batch(first, rng, tmp_path):
         x,
         y,
         callbacks if first == "monitor" else callbacks[::-1],
-        validation_data=(x, y),
+        validation_data=(x[:BATCH], y[:BATCH]),
         epochs=2,
     )
     history = bnscope.events.read(tmp_path)
@@ -400,7 +400,14 @@ def test_recalibration_leaves_the_rest_of_fit_alone(rng):
 
     spies = [Spy(on_test_begin=note) for _ in range(2)]
     recalibrate = BatchNormRecalibrate(Drawing())
-    fit(model, x, y, [spies[0], recalibrate, spies[1]], validation_data=(x, y), epochs=2)
+    fit(
+        model,
+        x,
+        y,
+        [spies[0], recalibrate, spies[1]],
+        validation_data=(x[:BATCH], y[:BATCH]),
+        epochs=2,
+    )
     for before, after in zip(state[::2], state[1::2], strict=True):
         assert same(before[0], after[0])
         assert before[1] is after[1]
@@ -415,7 +422,7 @@ def test_weights_train_as_without_recalibration(rng):
     for callbacks in ([], [BatchNormRecalibrate(x)]):
         keras.utils.set_random_seed(1)
         model = make(dropout=0.5)
-        fit(model, x, y, callbacks, validation_data=(x, y), epochs=2)
+        fit(model, x, y, callbacks, validation_data=(x[:BATCH], y[:BATCH]), epochs=2)
         kernels.append(value(model.get_layer("between").kernel))
     np.testing.assert_array_equal(*kernels)
 
@@ -442,7 +449,7 @@ def test_frozen_layers_keep_their_statistics(rng, randomized):
     model.compile("adam", "mse", **quick())
     before = statistics(model)
     recalibrate = BatchNormRecalibrate(x)
-    fit(model, x, y, [recalibrate], validation_data=(x, y))
+    fit(model, x, y, [recalibrate], validation_data=(x[:BATCH], y[:BATCH]))
     after = statistics(model)
     assert same(before[:2], after[:2])
     # Exact for what the frozen layer makes of the data.
@@ -468,7 +475,7 @@ def test_freeze_keeps_what_recalibration_found(rng, capsys):
             BatchNormFreeze(1),
             Spy(on_epoch_end=lambda m, _: seen.append(statistics(m))),
         ],
-        validation_data=(x, y),
+        validation_data=(x[:BATCH], y[:BATCH]),
         epochs=3,
     )
     assert same(seen[0], seen[2])
@@ -495,7 +502,7 @@ def test_data_are_read_anew_each_time_and_generators_once(rng):
     for source, times in ((Counted(), 2), (batches(), 1)):
         reads.clear()
         recalibrate = BatchNormRecalibrate(source)
-        fit(tiny(), x, y, [recalibrate], validation_data=(x, y), epochs=2)
+        fit(tiny(), x, y, [recalibrate], validation_data=(x[:BATCH], y[:BATCH]), epochs=2)
         assert len(reads) == 2 * times
         assert recalibrate.last.samples == 2 * BATCH
 
@@ -529,7 +536,9 @@ def test_data_that_cannot_be_used_end_no_training(source, said, rng, capsys):
     seen = []
     spy = Spy(on_test_begin=lambda m, _: seen.append(value(m.layers[0].moving_mean)))
     callbacks = [spy, BatchNormRecalibrate(source(x)), spy]
-    history = fit(tiny(), x, y, callbacks, validation_data=(x, y), epochs=2).history
+    history = fit(
+        tiny(), x, y, callbacks, validation_data=(x[:BATCH], y[:BATCH]), epochs=2
+    ).history
     np.testing.assert_array_equal(seen[0], seen[1])
     assert np.isfinite(history["val_loss"]).all()
     out = capsys.readouterr().out
@@ -742,5 +751,5 @@ def test_a_model_without_bn_trains(callback, rng, capsys):
     x, y = data(rng)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(1)])
     model.compile("sgd", "mse", **quick())
-    fit(model, x, y, [callback], validation_data=(x, y), epochs=2)
+    fit(model, x, y, [callback], validation_data=(x[:BATCH], y[:BATCH]), epochs=2)
     assert capsys.readouterr().out.count("bnscope: ") == 1
