@@ -11,12 +11,13 @@ from bnscope.bn import Array
 from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import ends_nothing, say
 from bnscope.callbacks.reader import Reader, is_built, reader_for
-from bnscope.callbacks.restoring import Restorer, not_finite
+from bnscope.callbacks.restoring import Restorer, not_finite, variables_of
 from bnscope.callbacks.state import assigning
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
 from bnscope.rules.base import plural
 from bnscope.rules.nan_statistics import NanStatistics
+from bnscope.statistics.layout import Layout
 from bnscope.watching.alerts import Alert, Watch
 from bnscope.watching.choice import Choice
 from bnscope.watching.layers import warm
@@ -127,6 +128,9 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         """Looks before callbacks that stand behind it save the model."""
         del epoch, logs
         self._look()
+        if self._reader is not None and self._watch is not None:
+            values = self._reader.read(self._updates.in_fit)
+            self._announce(self._watch.epoch_end(self._step, values))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Says what went on."""
@@ -156,14 +160,22 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         self._watch = Watch(layout)
         values = reader.read(self._updates.in_fit)
         if self.action == "restore":
-            self._restorer = Restorer(layout, reader.variables)
+            self._restorer = Restorer(layout, variables_of(reader.layers))
             self._restorer.look(values)
         if self._paths != layout.paths:
             self._paths = layout.paths
             self._warm = frozenset() if self._step else warm(layout, values)
+        self._begin_watch(layout, values)
         self._board = board_for(self._model, self.params)
         self._board.alerts.connect(self._heard)
         self._board.marks.connect(self._marked)
+
+    def _begin_watch(self, layout: Layout, values: Array) -> None:
+        """Looks from here on; readings before are not compared with those that follow."""
+        if self._watch is not None and self._reader is not None:
+            self._watch.begin(
+                layout, self._step, values, graph=self._reader.graph, warm=self._warm
+            )
 
     def _look(self) -> None:
         """Reads, once a step, and acts."""
@@ -200,20 +212,23 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def _marked(self, mark: Mark) -> None:
-        """Another reading is needed, and frozen layers are not updated."""
-        if self._reader is not None:
-            self._reader.forget()
+        """What was read before is out of date."""
+        if self._reader is None or self._watch is None:
+            return
+        self._reader.forget()
+        layout = self._watch.layout
         if mark.act is Act.RECALIBRATE:
             self._warm |= frozenset(mark.layers)
-        if mark.act is Act.FREEZE and self._watch is not None:
-            self._watch.layout = self._watch.layout.frozen(mark.layers)
+        if mark.act is Act.FREEZE:
+            layout = layout.frozen(mark.layers)
+        self._begin_watch(layout, self._reader.read(self._updates.in_fit))
 
     def _restore(self, restorer: Restorer, values: Array) -> None:
         """Puts values back, where that helps."""
         if self._reader is None:
             return
         with assigning(self.model):
-            elsewhere = not_finite(self.model, self._reader.variables)
+            elsewhere = not_finite(self.model, self._reader.layers)
             layers = () if elsewhere else restorer.restore(values)
         if elsewhere:
             self._restorer = None  # nothing more can be done

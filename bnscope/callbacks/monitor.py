@@ -10,10 +10,11 @@ from typing import Any
 import keras  # noqa: TID253  a Keras callback is a Keras class
 import numpy as np
 
-from bnscope.backend import is_chief
+from bnscope.backend import independent_replicas, is_chief
 from bnscope.bn import Array
 from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import ends_nothing, say, what_changed
+from bnscope.callbacks.observing import CompiledFlags, Observer
 from bnscope.callbacks.reader import Reader, is_built, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
@@ -87,6 +88,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
+        self._observer: Observer | None = None
+        self._flags = CompiledFlags()
         self._columns = np.zeros(0, np.int64)
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
@@ -101,12 +104,18 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """The recorded series."""
         return self._recorder.run if self._recorder is not None else Run()
 
+    def set_model(self, model: Any) -> None:
+        """Keras calls it before `fit` makes the function that trains."""
+        super().set_model(model)
+        self._flags.fit_follows(model)
+
     @ends_nothing
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits for the first epoch: other callbacks may restore a checkpoint yet."""
         del logs
         self._training = self._waiting = True
         self._reader = None
+        self._observer = None
         self._before = None
 
     @ends_nothing
@@ -119,8 +128,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._resume(epoch)
             if is_built(self.model):
                 self._begin()
-        elif self._reader is not None and self._before is None:
+            return
+        if self._reader is not None and self._before is None:
             self._read_ahead()  # a callback has written since the last step
+        if self._observer is not None:  # weights may have been exchanged since
+            self._tell(self._observer.compare(self._step, "between two epochs"))
 
     @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -130,16 +142,23 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._waiting:  # the first step has built it
             self._begin()
         elif self._reader is not None:
+            if self._observer is not None:
+                self._tell(self._observer.batches(self._step, updates))
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
 
     @ends_nothing
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Records the values of every channel, and how far replicas are apart."""
+        """Looks back on the epoch; records each channel, and how far replicas are apart."""
         del epoch, logs
         if self._recorder is None or self._reader is None:
             return
+        if self._observer is not None and self._watch is not None:
+            self._tell(self._observer.batches_end(self._step))
+            self._observer.hold()
+            if self._watch.wants_epoch_end:
+                self._tell(self._watch.epoch_end(self._step, self._read()))
         if self.channel_freq == "epoch":
             self._recorder.channels(self._step, self._read())
         replicas = self._reader.replicas()
@@ -150,14 +169,25 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
-        cold = self._training and not self._board.recalibrates
-        if cold and self._watch is not None:
-            self._tell(self._watch.validation(self._step, self._step, self._warm))
+        if self._training and self._observer is not None and self._watch is not None:
+            if not self._board.recalibrates:
+                self._tell(self._watch.validation(self._step, self._step, self._warm))
+            self._tell(self._observer.batches_end(self._step))  # its count is reset next
+            self._observer.hold()
+
+    @ends_nothing
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether weights were exchanged for the validation."""
+        del logs
+        if self._training and self._observer is not None:
+            self._tell(self._observer.compare(self._step, "at a validation"))
 
     @ends_nothing
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
+        if self._observer is not None:
+            self._tell(self._observer.fit_end(self._step))
         self._training = False
         if self._recorder is not None:
             self._recorder.close()
@@ -192,8 +222,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
-            self._watch.layout = layout
+            self._observe(self._watch, reader, layout)
         self._report(reader)
+        if self._observer is not None:  # JAX may not get as far as a step
+            self._tell(self._observer.logged(self._step))
         self._board.marks.connect(self._marked)
         self._read_ahead()
 
@@ -214,6 +246,35 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             failed=self._failed,
         )
         self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
+
+    def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
+        """Makes ready to raise alerts in this `fit`."""
+        self._begin_watch(watch, reader, layout)
+        self._observer = Observer(
+            self._model,
+            [reader.layers[path] for path in layout.paths],
+            watch,
+            self._read_anew,
+            (self.params or {}).get("steps"),
+            self._flags,
+        )
+
+    def _begin_watch(self, watch: Watch, reader: Reader, layout: Layout) -> None:
+        """Looks from here on; readings before are not compared with those that follow."""
+        watch.begin(
+            layout,
+            self._step,
+            self._read(),
+            graph=reader.graph,
+            warm=self._warm,
+            replicas=independent_replicas(self._model),
+        )
+
+    def _read_anew(self) -> Array:
+        """The variables, which another callback may have changed since the last step."""
+        if self._reader is not None:
+            self._reader.forget()
+        return self._read()
 
     def _report(self, reader: Reader) -> None:
         """Lints once, and writes what is known of the model."""
@@ -237,7 +298,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             taken, before = self._before
             window = Window(before, self._averages(), self._step - taken)
         if self._watch is not None:
-            self._tell(self._watch.reading(self._step, values))
+            self._tell(self._watch.reading(self._step, values, window))
+        if self._observer is not None:
+            self._tell(self._observer.logged(self._step))
         self._recorder.step(self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
@@ -280,10 +343,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         layers = [path for path in mark.layers if path in self._recorder.layout.paths]
         if mark.act is Act.FREEZE:
             self._recorder.layout = self._recorder.layout.frozen(layers)
-            if self._watch is not None:
-                self._watch.layout = self._recorder.layout
         if mark.act is Act.RECALIBRATE:
             self._warm |= frozenset(layers)
+        if self._watch is not None:
+            self._begin_watch(self._watch, self._reader, self._recorder.layout)
         self._recorder.mark(self._step, replace(mark, layers=tuple(layers)))
 
     def _failed(self, reason: str) -> None:

@@ -24,7 +24,7 @@ class Reader:
     Attributes:
         graph: the model's graph.
         layout: where the channels of its BN layers stand.
-        variables: all Keras variables of each layer, by its path and their names.
+        layers: the Keras layers of the layout by path.
     """
 
     def __init__(self, model: Any) -> None:
@@ -36,8 +36,8 @@ class Reader:
             replicas=backend.independent_replicas(model),
             own_step=not type(model).train_step.__module__.startswith("keras."),
         )
-        found = [_variables(layers[path]) for path in self.layout.paths]
-        self.variables = dict(zip(self.layout.paths, found, strict=True))
+        self.layers = {path: layers[path] for path in self.layout.paths}
+        found = [_variables(layer) for layer in self.layers.values()]
         variables = [found[index][VARIABLES[row]] for row, index in self.layout.positions()]
         averages = [own["moving_mean"] for own in found]
         averages += [

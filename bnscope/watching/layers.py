@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from bnscope.bn import Array
 from bnscope.graph import batchnorm
 from bnscope.graph.model import Graph, Layer
+from bnscope.rules.regularized_affine import l1_factor
 from bnscope.statistics.layout import VARIABLES, Layout, Status
 
 _HALF = frozenset({"float16", "bfloat16"})
@@ -66,6 +67,15 @@ def warm(layout: Layout, values: Array) -> frozenset[str]:
     off = (mean != 0) | (variance != 1)
     paths = enumerate(layout.paths)
     return frozenset(path for index, path in paths if off[layout.part(index)].any())
+
+
+def pruned_layers(graph: Graph) -> frozenset[str]:
+    """The BN layers whose gamma is under an L1 penalty, which is there to make it 0."""
+    return frozenset(
+        layer.path
+        for layer in batchnorm.batch_norms(graph)
+        if l1_factor(layer.config.get("gamma_regularizer"))
+    )
 
 
 def _is_readable(layer: Layer) -> bool:
