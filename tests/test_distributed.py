@@ -17,9 +17,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from distributed_worker import BATCH, EPOCHS, STEPS, data
 
 from bnscope.events import read
-from distributed_worker import BATCH, EPOCHS, STEPS, data
 
 pytestmark = pytest.mark.distributed
 

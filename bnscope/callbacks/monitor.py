@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
-import numpy as np
 
 from bnscope.backend import is_chief
 from bnscope.bn import Array
@@ -17,6 +17,7 @@ from bnscope.callbacks.reader import Reader, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
 from bnscope.events import last_step
+from bnscope.events.background import Background
 from bnscope.events.run import Run
 from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout
@@ -24,6 +25,9 @@ from bnscope.watching import start
 from bnscope.watching.alerts import Alert, Watch
 from bnscope.watching.layers import select
 from bnscope.watching.recorder import Recorder
+
+# So many readings may wait for their statistics before training waits too.
+_MOST_WAITING = 8
 
 
 def _ends_nothing(hook: Callable[..., None]) -> Callable[..., None]:
@@ -97,8 +101,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._chief = True
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
+        # Statistics are computed and written while the next steps run.
+        self._background = Background("bnscope-monitor", _MOST_WAITING)
         self._watch: Watch | None = None
-        self._columns = np.zeros(0, np.int64)
+        self._columns: Any = slice(None)  # which channels of the reader's are tracked
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
 
@@ -110,6 +116,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     @property
     def history(self) -> Run:
         """The recorded series."""
+        self._background.wait()
         return self._recorder.run if self._recorder is not None else Run()
 
     @_ends_nothing
@@ -151,10 +158,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._recorder is None or self._reader is None:
             return
         if self.channel_freq == "epoch":
-            self._recorder.channels(self._step, self._read())
-        replicas = self._reader.replicas()
+            self._background.add(self._recorder.channels, self._step, self._read())
+        replicas = self._reader.read_replicas()
         if replicas is not None:
-            self._recorder.divergence(self._step, replicas[..., self._columns])
+            apart = replicas[..., self._columns]
+            self._background.add(self._recorder.divergence, self._step, apart)
 
     @_ends_nothing
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -169,7 +177,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         del logs
         self._training = False
         if self._recorder is not None:
-            self._recorder.close()
+            self._background.add(self._recorder.close)
+            self._background.close()
             if self._recorder.failure is not None:
                 self._say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
@@ -194,7 +203,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._say(f"the model has no BN layer{which}; there is nothing to watch")
             return
         layout = reader.layout.narrowed(chosen)
-        self._columns = reader.layout.columns(chosen)
+        everything = len(chosen) == len(reader.layout)
+        self._columns = slice(None) if everything else reader.layout.columns(chosen)
         self._reader = reader
         self._record(layout)
         if self.raise_alerts:
@@ -206,6 +216,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _record(self, layout: Layout) -> None:
         """Makes the recorder, or goes on with the one of an earlier `fit`."""
+        self._background.wait()  # what an interrupted `fit` left
         earlier = self._recorder
         if earlier is not None:
             changes = what_changed(earlier.layout, layout)
@@ -252,11 +263,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             window = Window(before, self._averages(), self._step - taken)
         if self._watch is not None:
             self._tell(self._watch.reading(self._step, values))
-        self._recorder.step(self._step, values, window, warm=self._warm)
+        record = self._recorder.step
+        self._background.add(record, self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
             if logged % self.channel_freq == 0:
-                self._recorder.channels(self._step, values)
+                self._background.add(self._recorder.channels, self._step, values)
 
     def _read_ahead(self) -> None:
         """Reads now, if the next call is to be logged."""
@@ -283,7 +295,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         for alert in alerts:
             self._say(str(alert))
             if self._recorder is not None:
-                self._recorder.alert(alert)
+                # A copy: its count goes on.
+                self._background.add(self._recorder.alert, replace(alert))
 
     def _say(self, text: str) -> None:
         """Tells people, once and not by every process."""

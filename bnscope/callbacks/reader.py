@@ -20,15 +20,21 @@ class Reader:
 
     Args:
         model: a built `keras.Model`.
+
+    Attributes:
+        graph: the model.
+        layout: its BN layers.
+        replicas: how many replicas update moving values of their own.
     """
 
     def __init__(self, model: Any) -> None:
         self.graph: Graph
         self.graph, layers = live.read_with_layers(model)
+        self.replicas = backend.independent_replicas(model)
         self.layout = make_layout(
             self.graph,
             readable_layers(self.graph),
-            replicas=backend.independent_replicas(model),
+            replicas=self.replicas,
             own_step=not type(model).train_step.__module__.startswith("keras."),
         )
         found = [_variables(layers[path]) for path in self.layout.paths]
@@ -78,7 +84,7 @@ class Reader:
             return self._averages
         return self._read_averages().reshape(2, -1).astype(np.float64)
 
-    def replicas(self) -> Array | None:
+    def read_replicas(self) -> Array | None:
         """The averages of each replica of this process now; None if there is one only.
 
         Returns:
