@@ -22,18 +22,20 @@ class Reader:
         model: a built `keras.Model`.
 
     Attributes:
-        graph: the model's graph.
-        layout: where the channels of its BN layers stand.
-        layers: the Keras layers of the layout by path.
+        graph: the model.
+        layout: its BN layers.
+        replicas: how many replicas update moving values of their own.
+        layers: their Keras layers by path.
     """
 
     def __init__(self, model: Any) -> None:
         self.graph: Graph
         self.graph, layers = live.read_with_layers(model)
+        self.replicas = backend.independent_replicas(model)
         self.layout = make_layout(
             self.graph,
             readable_layers(self.graph),
-            replicas=backend.independent_replicas(model),
+            replicas=self.replicas,
             own_step=not type(model).train_step.__module__.startswith("keras."),
         )
         self.layers = {path: layers[path] for path in self.layout.paths}
@@ -84,7 +86,7 @@ class Reader:
             return self._averages
         return self._read_averages().reshape(2, -1).astype(np.float64)
 
-    def replicas(self) -> Array | None:
+    def read_replicas(self) -> Array | None:
         """The averages of each replica of this process now; None if there is one only.
 
         Returns:
