@@ -49,7 +49,14 @@ def data(rng, count=BATCH * STEPS):
     return x, (x[:, :1] * 0.5 - x[:, 1:2]).astype(np.float32)
 
 
-def make(optimizer="adam", momentum=0.9, dropout=0.0, *, graph=False, **options):
+def quick(*, graph=False):
+    """Compiling takes TensorFlow longer than a few steps do."""
+    if keras.backend.backend() != "tensorflow":
+        return {}
+    return {"run_eagerly": not graph, "jit_compile": False}
+
+
+def make(optimizer="sgd", momentum=0.9, dropout=0.0, *, graph=False, **options):
     model = keras.Sequential(
         [
             keras.Input((5,)),
@@ -61,9 +68,7 @@ def make(optimizer="adam", momentum=0.9, dropout=0.0, *, graph=False, **options)
             layers.Dense(1),
         ]
     )
-    # Compiling takes TensorFlow longer than these few steps do.
-    eager = keras.backend.backend() == "tensorflow" and not graph
-    model.compile(optimizer, "mse", run_eagerly=eager)
+    model.compile(optimizer, "mse", **quick(graph=graph))
     return model
 
 
@@ -71,7 +76,7 @@ def tiny():
     model = keras.Sequential(
         [keras.Input((5,)), layers.BatchNormalization(name="first"), layers.Dense(1)]
     )
-    model.compile("sgd", "mse", run_eagerly=keras.backend.backend() == "tensorflow")
+    model.compile("sgd", "mse", **quick())
     return model
 
 
@@ -172,14 +177,15 @@ def test_a_frozen_step_computes_what_inference_computes(rng, randomized):
 def test_after_fit_the_layers_are_updated_as_before(rng, randomized):
     x, y = data(rng)
     model = randomized(make(gamma_constraint="non_neg", graph=True))
-    constraint = model.get_layer("first").gamma.constraint
-    for _ in range(2):
-        fit(model, x, y, [BatchNormFreeze(0, freeze_affine=True)])
-        assert model.get_layer("first").gamma.constraint is constraint
-        before = statistics(model), affine(model)
-        fit(model, x, y, [])
-        assert not same(before[0], statistics(model))
-        assert not same(before[1], affine(model))
+    gamma = model.get_layer("first").gamma
+    constraint, function = gamma.constraint, model.make_train_function
+    fit(model, x, y, [BatchNormFreeze(0, freeze_affine=True)])
+    assert gamma.constraint is constraint
+    assert model.make_train_function == function
+    before = statistics(model), affine(model)
+    fit(model, x, y, [])
+    assert not same(before[0], statistics(model))
+    assert not same(before[1], affine(model))
 
 
 def test_a_fit_that_is_interrupted_leaves_nothing_frozen(rng):
@@ -218,6 +224,7 @@ def test_what_is_saved_while_frozen_is_an_ordinary_model(rng, tmp_path):
     assert not same(before, statistics(loaded))
 
 
+@pytest.mark.slow
 def test_freezing_counts_epochs_as_initial_epoch_does(rng, capsys):
     x, y = data(rng)
     model = make()
@@ -237,7 +244,7 @@ def test_layers_that_are_frozen_already_and_nested_ones(rng):
     outer = keras.Sequential([keras.Input((5,)), inner, layers.Dense(1)])
     frozen = layers.BatchNormalization(trainable=False)
     outer.add(frozen)
-    outer.compile("sgd", "mse")
+    outer.compile("sgd", "mse", **quick(graph=True))
     norm = inner.layers[0]
     before = value(norm.moving_mean)
     fit(outer, x, y, [BatchNormFreeze(0)])
@@ -246,6 +253,7 @@ def test_layers_that_are_frozen_already_and_nested_ones(rng):
     assert not frozen.trainable
 
 
+@pytest.mark.slow
 def test_who_moves_frozen_values_is_told(rng, capsys):
     x, y = data(rng)
     mover = Spy(
@@ -264,7 +272,7 @@ class Plain(layers.BatchNormalization):
 def test_a_promise_that_cannot_be_kept_is_an_error_as_fit_begins(rng):
     x, y = data(rng)
     model = keras.Sequential([keras.Input((5,)), Plain(name="own"), layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", **quick())
     with pytest.raises(BnscopeError) as caught:
         fit(model, x, y, [BatchNormFreeze(1)])
     assert str(caught.value) == (
@@ -333,7 +341,9 @@ def test_validation_uses_the_statistics_of_the_population(rng, randomized):
     np.testing.assert_allclose(found[1][0], mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("first", ["monitor", "recalibrate"])
+@pytest.mark.parametrize(
+    "first", ["monitor", pytest.param("recalibrate", marks=pytest.mark.slow)]
+)
 def test_the_monitor_does_not_take_the_jump_for_a_batch(first, rng, tmp_path):
     x, y = data(rng)
     monitor = BatchNormMonitor(tmp_path, update_freq=1, layers=["first"])
@@ -343,7 +353,7 @@ def test_the_monitor_does_not_take_the_jump_for_a_batch(first, rng, tmp_path):
         x,
         y,
         callbacks if first == "monitor" else callbacks[::-1],
-        validation_data=(x, y),
+        validation_data=(x[:BATCH], y[:BATCH]),
         epochs=2,
     )
     history = bnscope.events.read(tmp_path)
@@ -390,7 +400,14 @@ def test_recalibration_leaves_the_rest_of_fit_alone(rng):
 
     spies = [Spy(on_test_begin=note) for _ in range(2)]
     recalibrate = BatchNormRecalibrate(Drawing())
-    fit(model, x, y, [spies[0], recalibrate, spies[1]], validation_data=(x, y), epochs=2)
+    fit(
+        model,
+        x,
+        y,
+        [spies[0], recalibrate, spies[1]],
+        validation_data=(x[:BATCH], y[:BATCH]),
+        epochs=2,
+    )
     for before, after in zip(state[::2], state[1::2], strict=True):
         assert same(before[0], after[0])
         assert before[1] is after[1]
@@ -398,13 +415,14 @@ def test_recalibration_leaves_the_rest_of_fit_alone(rng):
     assert recalibrate.last.samples == 3 * BATCH
 
 
+@pytest.mark.slow
 def test_weights_train_as_without_recalibration(rng):
     x, y = data(rng)
     kernels = []
     for callbacks in ([], [BatchNormRecalibrate(x)]):
         keras.utils.set_random_seed(1)
         model = make(dropout=0.5)
-        fit(model, x, y, callbacks, validation_data=(x, y), epochs=2)
+        fit(model, x, y, callbacks, validation_data=(x[:BATCH], y[:BATCH]), epochs=2)
         kernels.append(value(model.get_layer("between").kernel))
     np.testing.assert_array_equal(*kernels)
 
@@ -428,10 +446,10 @@ def test_frozen_layers_keep_their_statistics(rng, randomized):
     x, y = data(rng)
     model = randomized(make())
     model.get_layer("first").trainable = False
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", **quick())
     before = statistics(model)
     recalibrate = BatchNormRecalibrate(x)
-    fit(model, x, y, [recalibrate], validation_data=(x, y))
+    fit(model, x, y, [recalibrate], validation_data=(x[:BATCH], y[:BATCH]))
     after = statistics(model)
     assert same(before[:2], after[:2])
     # Exact for what the frozen layer makes of the data.
@@ -443,6 +461,7 @@ def test_frozen_layers_keep_their_statistics(rng, randomized):
     ]
 
 
+@pytest.mark.slow
 def test_freeze_keeps_what_recalibration_found(rng, capsys):
     x, y = data(rng)
     model = make()
@@ -456,7 +475,7 @@ def test_freeze_keeps_what_recalibration_found(rng, capsys):
             BatchNormFreeze(1),
             Spy(on_epoch_end=lambda m, _: seen.append(statistics(m))),
         ],
-        validation_data=(x, y),
+        validation_data=(x[:BATCH], y[:BATCH]),
         epochs=3,
     )
     assert same(seen[0], seen[2])
@@ -483,40 +502,49 @@ def test_data_are_read_anew_each_time_and_generators_once(rng):
     for source, times in ((Counted(), 2), (batches(), 1)):
         reads.clear()
         recalibrate = BatchNormRecalibrate(source)
-        fit(tiny(), x, y, [recalibrate], validation_data=(x, y), epochs=2)
+        fit(tiny(), x, y, [recalibrate], validation_data=(x[:BATCH], y[:BATCH]), epochs=2)
         assert len(reads) == 2 * times
         assert recalibrate.last.samples == 2 * BATCH
 
 
-def test_data_that_cannot_be_used_end_no_training(rng, capsys):
+def broken(x):
+    yield (x[:BATCH],)
+    raise RuntimeError("the disk is gone")
+
+
+def spoiled(x):
+    x = x.copy()
+    x[3, 2] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (broken, "the disk is gone; training goes on"),
+        (spoiled, 'What goes into "first" is not finite on these data'),
+        pytest.param(
+            lambda x: x[:, :3],
+            "The model does not run on the data",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda x: x[:0], "The data hold no sample", marks=pytest.mark.slow),
+    ],
+)
+def test_data_that_cannot_be_used_end_no_training(source, said, rng, capsys):
     x, y = data(rng)
-    bad = x.copy()
-    bad[3, 2] = np.nan
-
-    def broken():
-        yield (x[:BATCH],)
-        raise RuntimeError("the disk is gone")
-
-    for source, said in (
-        (x[:, :3], "The model does not run on the data"),
-        (bad, 'What goes into "first" is not finite on these data'),
-        (broken(), "the disk is gone"),
-        (np.zeros((0, 5), np.float32), "The data hold no sample"),
-    ):
-        seen = []
-        spy = Spy(
-            on_test_begin=lambda m, _, seen=seen: seen.append(
-                value(m.layers[0].moving_mean)
-            )
-        )
-        callbacks = [spy, BatchNormRecalibrate(source), spy]
-        history = fit(tiny(), x, y, callbacks, validation_data=(x, y), epochs=2).history
-        np.testing.assert_array_equal(seen[0], seen[1])
-        assert np.isfinite(history["val_loss"]).all()
-        out = capsys.readouterr().out
-        assert out.count("BN keeps its moving statistics: ") == 1, out
-        assert said in out
-        assert "BN could not be recalibrated at 2 validations" in out
+    seen = []
+    spy = Spy(on_test_begin=lambda m, _: seen.append(value(m.layers[0].moving_mean)))
+    callbacks = [spy, BatchNormRecalibrate(source(x)), spy]
+    history = fit(
+        tiny(), x, y, callbacks, validation_data=(x[:BATCH], y[:BATCH]), epochs=2
+    ).history
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert np.isfinite(history["val_loss"]).all()
+    out = capsys.readouterr().out
+    assert out.count("BN keeps its moving statistics: ") == 1, out
+    assert said in out
+    assert "BN could not be recalibrated at 2 validations" in out
 
 
 def test_without_validation_it_says_that_nothing_was_done(rng, capsys):
@@ -593,9 +621,9 @@ def test_it_stops_the_training_and_says_why(rng, capsys):
     ("on", "codes"),
     [
         ("error", ["BN501"]),
-        ("BN503", ["BN503"]),
+        pytest.param("BN503", ["BN503"], marks=pytest.mark.slow),
         (["BN304", "cold-stats-at-validation"], ["BN304", "BN503"]),
-        ("warning", ["BN304", "BN501", "BN503"]),
+        pytest.param("warning", ["BN304", "BN501", "BN503"], marks=pytest.mark.slow),
     ],
 )
 def test_it_acts_on_what_it_was_given(on, codes, rng):
@@ -671,6 +699,7 @@ def test_one_overflowing_batch_under_mixed_precision_is_survived(rng):
     assert guard.restored
 
 
+@pytest.mark.slow
 def test_renorm_is_restored_as_a_whole(rng):
     x, y = data(rng)
     model = make(renorm=True)
@@ -721,6 +750,6 @@ def test_arguments_of_the_guard_without_a_meaning(options, said):
 def test_a_model_without_bn_trains(callback, rng, capsys):
     x, y = data(rng)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(1)])
-    model.compile("sgd", "mse")
-    fit(model, x, y, [callback], validation_data=(x, y), epochs=2)
+    model.compile("sgd", "mse", **quick())
+    fit(model, x, y, [callback], validation_data=(x[:BATCH], y[:BATCH]), epochs=2)
     assert capsys.readouterr().out.count("bnscope: ") == 1

@@ -11,7 +11,7 @@ from bnscope.bn import Array
 from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import ends_nothing, say
 from bnscope.callbacks.reader import Reader, is_built, reader_for
-from bnscope.callbacks.restoring import Restorer, not_finite
+from bnscope.callbacks.restoring import Restorer, not_finite, variables_of
 from bnscope.callbacks.state import assigning
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
@@ -127,6 +127,9 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         """Looks before callbacks that stand behind it save the model."""
         del epoch, logs
         self._look()
+        if self._reader is not None and self._watch is not None:
+            values = self._reader.read(self._updates.in_fit)
+            self._announce(self._watch.epoch_end(self._step, values))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Says what went on."""
@@ -153,14 +156,14 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
             say("the model has no BN layer; there is nothing to guard")
             return
         self._reader = reader
+        self._watch = Watch(layout)
         values = reader.read(self._updates.in_fit)
         if self.action == "restore":
-            self._restorer = Restorer(layout, reader.variables)
+            self._restorer = Restorer(layout, variables_of(reader.layers))
             self._restorer.look(values)
         if self._paths != layout.paths:
             self._paths = layout.paths
             self._warm = frozenset() if self._step else warm(layout, values)
-        self._watch = Watch(layout)
         self._watch.begin(layout, self._step, values, graph=reader.graph, warm=self._warm)
         self._board = board_for(self._model, self.params)
         self._board.alerts.connect(self._heard)
@@ -201,21 +204,23 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def _marked(self, mark: Mark) -> None:
-        """Another reading is needed, and frozen layers are not updated."""
-        if self._reader is not None:
-            self._reader.forget()
+        """What was read before is out of date."""
+        if self._reader is None or self._watch is None:
+            return
+        self._reader.forget()
+        layout = self._watch.layout
         if mark.act is Act.RECALIBRATE:
             self._warm |= frozenset(mark.layers)
-        if self._watch is not None:
-            frozen = mark.layers if mark.act is Act.FREEZE else ()
-            self._watch.written(self._watch.layout.frozen(frozen), self._warm)
+        if mark.act is Act.FREEZE:
+            layout = layout.frozen(mark.layers)
+        self._watch.written(layout, self._warm)
 
     def _restore(self, restorer: Restorer, values: Array) -> None:
         """Puts values back, where that helps."""
         if self._reader is None:
             return
         with assigning(self.model):
-            elsewhere = not_finite(self.model, self._reader.variables)
+            elsewhere = not_finite(self.model, self._reader.layers)
             layers = () if elsewhere else restorer.restore(values)
         if elsewhere:
             self._restorer = None  # nothing more can be done

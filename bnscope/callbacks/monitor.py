@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
-import numpy as np
 
-from bnscope.backend import independent_replicas, is_chief
+from bnscope.backend import is_chief
 from bnscope.bn import Array
 from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import ends_nothing, say, what_changed
@@ -19,6 +18,7 @@ from bnscope.callbacks.reader import Reader, is_built, reader_for
 from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
 from bnscope.events import last_step
+from bnscope.events.background import Background
 from bnscope.events.run import Run
 from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout
@@ -27,6 +27,9 @@ from bnscope.watching.alerts import Alert, Watch
 from bnscope.watching.layers import select, warm
 from bnscope.watching.marks import Act, Mark
 from bnscope.watching.recorder import Recorder
+
+# So many readings may wait for their statistics before training waits too.
+_MOST_WAITING = 8
 
 
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
@@ -87,10 +90,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._board = Board()
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
+        # Statistics are computed and written while the next steps run.
+        self._background = Background("bnscope-monitor", _MOST_WAITING)
         self._watch: Watch | None = None
         self._observer: Observer | None = None
         self._flags = CompiledFlags()
-        self._columns = np.zeros(0, np.int64)
+        self._columns: Any = slice(None)  # which channels of the reader's are tracked
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
 
@@ -102,6 +107,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     @property
     def history(self) -> Run:
         """The recorded series."""
+        self._background.wait()
         return self._recorder.run if self._recorder is not None else Run()
 
     def set_model(self, model: Any) -> None:
@@ -128,11 +134,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._resume(epoch)
             if is_built(self.model):
                 self._begin()
-        elif self._reader is not None:
-            if self._before is None:
-                self._read_ahead()  # a callback has written since the last step
-            if self._observer is not None:  # weights may have been exchanged since
-                self._tell(self._observer.compare(self._step, "between two epochs"))
+            return
+        if self._reader is not None and self._before is None:
+            self._read_ahead()  # a callback has written since the last step
+        if self._observer is not None:  # weights may have been exchanged since
+            self._tell(self._observer.compare(self._step, "between two epochs"))
 
     @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -160,10 +166,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if self._watch.wants_epoch_end:
                 self._tell(self._watch.epoch_end(self._step, self._read()))
         if self.channel_freq == "epoch":
-            self._recorder.channels(self._step, self._read())
-        replicas = self._reader.replicas()
+            self._background.add(self._recorder.channels, self._step, self._read())
+        replicas = self._reader.read_replicas()
         if replicas is not None:
-            self._recorder.divergence(self._step, replicas[..., self._columns])
+            apart = replicas[..., self._columns]
+            self._background.add(self._recorder.divergence, self._step, apart)
 
     @ends_nothing
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -190,7 +197,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._tell(self._observer.fit_end(self._step))
         self._training = False
         if self._recorder is not None:
-            self._recorder.close()
+            self._background.add(self._recorder.close)
+            self._background.close()
             if self._recorder.failure is not None:
                 say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
@@ -216,7 +224,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._board = board_for(self._model, self.params)
         layout = reader.layout.narrowed(chosen)
-        self._columns = reader.layout.columns(chosen)
+        everything = len(chosen) == len(reader.layout)
+        self._columns = slice(None) if everything else reader.layout.columns(chosen)
         self._reader = reader
         self._record(layout)
         if self.raise_alerts:
@@ -231,6 +240,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _record(self, layout: Layout) -> None:
         """Makes the recorder, or goes on with the one of an earlier `fit`."""
+        self._background.wait()  # what an interrupted `fit` left
         earlier = self._recorder
         if earlier is not None:
             changes = what_changed(earlier.layout, layout)
@@ -255,7 +265,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._read(),
             graph=reader.graph,
             warm=self._warm,
-            replicas=independent_replicas(self._model),
+            replicas=reader.replicas,
         )
         self._observer = Observer(
             self._model,
@@ -297,11 +307,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._tell(self._watch.reading(self._step, values, window))
         if self._observer is not None:
             self._tell(self._observer.logged(self._step))
-        self._recorder.step(self._step, values, window, warm=self._warm)
+        record = self._recorder.step
+        self._background.add(record, self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
             if logged % self.channel_freq == 0:
-                self._recorder.channels(self._step, values)
+                self._background.add(self._recorder.channels, self._step, values)
 
     def _read_ahead(self) -> None:
         """Reads now, if the next call is to be logged."""
@@ -328,7 +339,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         for alert in alerts:
             self._board.announce(alert)
             if self._recorder is not None:
-                self._recorder.alert(alert)
+                # A copy: its count goes on.
+                self._background.add(self._recorder.alert, replace(alert))
 
     def _marked(self, mark: Mark) -> None:
         """Records what a callback did to the model; the last reading is out of date."""
@@ -338,12 +350,16 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._before = None
         layers = [path for path in mark.layers if path in self._recorder.layout.paths]
         if mark.act is Act.FREEZE:
+            self._background.wait()  # what waits has the layout of before
             self._recorder.layout = self._recorder.layout.frozen(layers)
         if mark.act is Act.RECALIBRATE:
             self._warm |= frozenset(layers)
         if self._watch is not None:
             self._watch.written(self._recorder.layout, self._warm)
-        self._recorder.mark(self._step, replace(mark, layers=tuple(layers)))
+        told = replace(mark, layers=tuple(layers))
+        self._background.add(self._recorder.mark, self._step, told)
+        if not self._training:
+            self._background.close()
 
     def _failed(self, reason: str) -> None:
         say(f"no events are written: {reason}; training goes on")

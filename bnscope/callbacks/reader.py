@@ -22,23 +22,24 @@ class Reader:
         model: a built `keras.Model`.
 
     Attributes:
-        graph: the model's graph.
-        layout: where the channels of its BN layers stand.
-        variables: all Keras variables of each layer, by its path and their names.
+        graph: the model.
+        layout: its BN layers.
+        replicas: how many replicas update moving values of their own.
+        layers: their Keras layers by path.
     """
 
     def __init__(self, model: Any) -> None:
         self.graph: Graph
         self.graph, layers = live.read_with_layers(model)
+        self.replicas = backend.independent_replicas(model)
         self.layout = make_layout(
             self.graph,
             readable_layers(self.graph),
-            replicas=backend.independent_replicas(model),
+            replicas=self.replicas,
             own_step=not type(model).train_step.__module__.startswith("keras."),
         )
         self.layers = {path: layers[path] for path in self.layout.paths}
         found = [_variables(layer) for layer in self.layers.values()]
-        self.variables = dict(zip(self.layout.paths, found, strict=True))
         variables = [found[index][VARIABLES[row]] for row, index in self.layout.positions()]
         averages = [own["moving_mean"] for own in found]
         averages += [
@@ -85,7 +86,7 @@ class Reader:
             return self._averages
         return self._read_averages().reshape(2, -1).astype(np.float64)
 
-    def replicas(self) -> Array | None:
+    def read_replicas(self) -> Array | None:
         """The averages of each replica of this process now; None if there is one only.
 
         Returns:

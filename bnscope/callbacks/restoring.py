@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnscope.bn import Array
-from bnscope.rewriting.copying import to_numpy
+from bnscope.rewriting.copying import own_variables, to_numpy
 from bnscope.statistics.layout import VARIABLES, Layout
 
 # Of each layer the Keras variables by name.
@@ -81,16 +81,24 @@ class Restorer:
             variables[name].assign(np.where(np.isfinite(value), value, others[name]))
 
 
-def not_finite(model: Any, apart_from: Variables) -> list[str]:
+def variables_of(layers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The Keras variables of layers by name."""
+    return {
+        path: {variable.name: variable for variable in own_variables(layer)}
+        for path, layer in layers.items()
+    }
+
+
+def not_finite(model: Any, apart_from: Mapping[str, Any]) -> list[str]:
     """The weights and the optimizer's states that hold NaN or infinity, by path.
 
     Args:
         model: the model, its running state in its variables.
-        apart_from: layers whose variables are left out.
+        apart_from: Keras layers by path, whose variables are left out.
     """
     from keras import ops
 
-    known = {id(variable) for own in apart_from.values() for variable in own.values()}
+    known = {id(v) for layer in apart_from.values() for v in own_variables(layer)}
     return [
         variable.path
         for variable in _all_variables(model)

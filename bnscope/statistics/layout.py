@@ -160,7 +160,10 @@ class Layout:
 
     def unpack(self, flat: npt.NDArray[np.floating[Any]]) -> Array:
         """A flat reading -> float64 of shape `(4, channels)`; 1 and 0 for absent ones."""
-        values = np.zeros((len(VARIABLES), self.channels))
+        shape = (len(VARIABLES), self.channels)
+        if all(self.has_gamma) and all(self.has_beta):
+            return flat.astype(np.float64).reshape(shape)
+        values = np.zeros(shape)
         values[0] = 1.0
         values.ravel()[self._targets] = flat
         return values

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from bnscope.errors import BnscopeError
 from bnscope.rules import all_rules, matching
 from bnscope.rules.base import LEVELS, Severity
-from bnscope.rules.collapsed_variance import CollapsedVariance
 from bnscope.watching.alerts import Alert
 
 
@@ -50,5 +49,6 @@ class Choice:
 
 def told_in_training() -> frozenset[str]:
     """The codes that an alert can have."""
-    raised = {rule.code for rule in all_rules() if rule.while_training}
-    return frozenset(raised | {CollapsedVariance.code})
+    return frozenset(
+        rule.code for rule in all_rules() if rule.while_training or rule.also_while_training
+    )

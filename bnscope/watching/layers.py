@@ -56,15 +56,6 @@ def select(paths: Iterable[str], globs: Sequence[str] | None) -> list[int]:
     ]
 
 
-def pruned_layers(graph: Graph) -> frozenset[str]:
-    """The BN layers whose gamma is under an L1 penalty, which is there to make it 0."""
-    return frozenset(
-        layer.path
-        for layer in batchnorm.batch_norms(graph)
-        if l1_factor(layer.config.get("gamma_regularizer"))
-    )
-
-
 def warm(layout: Layout, values: Array) -> frozenset[str]:
     """The layers whose moving statistics are not the initial ones: trained before.
 
@@ -76,6 +67,15 @@ def warm(layout: Layout, values: Array) -> frozenset[str]:
     off = (mean != 0) | (variance != 1)
     paths = enumerate(layout.paths)
     return frozenset(path for index, path in paths if off[layout.part(index)].any())
+
+
+def pruned_layers(graph: Graph) -> frozenset[str]:
+    """The BN layers whose gamma is under an L1 penalty, which is there to make it 0."""
+    return frozenset(
+        layer.path
+        for layer in batchnorm.batch_norms(graph)
+        if l1_factor(layer.config.get("gamma_regularizer"))
+    )
 
 
 def _is_readable(layer: Layer) -> bool:
