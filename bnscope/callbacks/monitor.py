@@ -119,12 +119,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
         updates = self._updates.advance(self._model)
-        if self._unbuilt:  # the first step has built it
+        fresh, self._unbuilt = self._unbuilt, False
+        if fresh:  # the first step has built it
             self._try_to_begin()
-            self._unbuilt = False
-        elif self._reader is not None:
-            if self._observer is not None:
-                self._tell(self._observer.batches(self._step, updates))
+        if self._observer is not None:
+            self._tell(self._observer.batches(self._step, updates))
+        if self._reader is not None and not fresh:
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
@@ -287,10 +287,15 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         return later // self.update_freq > earlier // self.update_freq
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
-        for alert in alerts:
-            say(str(alert))
-            if self._recorder is not None:
-                self._recorder.alert(alert)
+        """Tells alerts, which are looked for now; whatever is met there, training goes on."""
+        try:
+            for alert in alerts:
+                say(str(alert))
+                if self._recorder is not None:
+                    self._recorder.alert(alert)
+        except Exception as error:  # noqa: BLE001
+            self._watch = self._observer = None
+            say(f"no alerts are raised any more ({error!r}); training goes on")
 
 
 def _failed(reason: str) -> None:
