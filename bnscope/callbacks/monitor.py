@@ -144,12 +144,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
-        updates = self._updates.advance()
-        if self._waiting:  # the first step has built it
+        updates, fresh = self._updates.advance(), self._waiting
+        if fresh:  # the first step has built it
             self._begin()
-        elif self._reader is not None:
-            if self._observer is not None:
-                self._tell(self._observer.batches(self._step, updates))
+        if self._observer is not None:
+            self._tell(self._observer.batches(self._step, updates))
+        if self._reader is not None and not fresh:
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
@@ -336,11 +336,16 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         return later // self.update_freq > earlier // self.update_freq
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
-        for alert in alerts:
-            self._board.announce(alert)
-            if self._recorder is not None:
-                # A copy: its count goes on.
-                self._background.add(self._recorder.alert, replace(alert))
+        """Tells alerts, which are looked for now; whatever is met there, training goes on."""
+        try:
+            for alert in alerts:
+                self._board.announce(alert)
+                if self._recorder is not None:
+                    # A copy: its count goes on.
+                    self._background.add(self._recorder.alert, replace(alert))
+        except Exception as error:  # noqa: BLE001
+            self._watch = self._observer = None
+            say(f"no alerts are raised any more ({first_line(error)}); training goes on")
 
     def _marked(self, mark: Mark) -> None:
         """Records what a callback did to the model; the last reading is out of date."""
