@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from bnscope.bn import initial_share
 from bnscope.demo.settings import Settings
 from bnscope.demo.training import Trained
-from bnscope.folding.text import print_sections, verdict_sections
+from bnscope.folding.text import verdict_sections
 from bnscope.printing import Line, console, emit, line
+from bnscope.sections import print_sections
 from bnscope.tables import as_text, table
 
 if TYPE_CHECKING:

@@ -1,0 +1,128 @@
+"""Losses, outputs and statistics in each mode, on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bnscope.diagnosis.probe import Mode, Probe
+from bnscope.diagnosis.samples import Batch
+from bnscope.diagnosis.scoring import Apart, Scorer
+from bnscope.diagnosis.statistics import Flow, collect
+
+INFERENCE, BATCH, RECALIBRATED = "inference", "batch", "recalibrated"
+MODES: Mapping[str, Mode] = {
+    INFERENCE: Mode.MOVING,
+    BATCH: Mode.BATCH,
+    RECALIBRATED: Mode.GIVEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured on one data set.
+
+    Args:
+        losses: loss and metrics by mode; empty without targets or a loss.
+        apart: how far the outputs at inference lie from those of each other mode.
+        flows: what went into each BN layer while it used batch statistics.
+    """
+
+    losses: dict[str, dict[str, float]]
+    apart: dict[str, float]
+    flows: list[Flow]
+
+
+def measure(
+    probe: Probe,
+    batches: Sequence[Batch],
+    scorer: Callable[[], Scorer] | None,
+    tick: Callable[[], None],
+) -> Measured:
+    """Runs all modes on a data set.
+
+    Args:
+        probe: runs the model.
+        batches: the samples.
+        scorer: makes what works out loss and metrics; None without targets or a loss.
+        tick: called after each batch.
+    """
+    flows = [Flow() for _ in probe.norms]
+    scorers = {} if scorer is None else {name: scorer() for name in MODES}
+    apart = {BATCH: Apart(), RECALIBRATED: Apart()}
+    for batch in batches:
+        seen = {name: probe(batch, probe.all(mode)) for name, mode in MODES.items()}
+        collect(flows, seen[BATCH].moments)
+        for name, each in scorers.items():
+            each.add(seen[name].outputs, batch)
+        for name, distance in apart.items():
+            distance.add(seen[INFERENCE].outputs, seen[name].outputs)
+        tick()
+    return Measured(
+        {name: each.values() for name, each in scorers.items()},
+        {name: each.value for name, each in apart.items()},
+        flows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """What one layer alone does to the gap between inference and the better mode, as shares.
+
+    Args:
+        causes: how much of the gap there is if only this layer uses its moving statistics.
+        repairs: how much of it goes if only this layer uses the better mode's statistics.
+    """
+
+    causes: float
+    repairs: float
+
+
+def swaps(
+    probe: Probe,
+    batches: Sequence[Batch],
+    scorer: Scorer | None,
+    good: Mode,
+    tick: Callable[[], None],
+) -> list[Swap] | None:
+    """Swaps the statistics of one layer at a time.
+
+    Args:
+        probe: runs the model.
+        batches: the samples.
+        scorer: works out the loss; None to go by the outputs.
+        good: the mode that is better than inference.
+        tick: called after each batch and layer.
+
+    Returns:
+        One value a layer; None if there is no gap on these samples.
+    """
+    count = len(probe.norms)
+    runs = [probe.all(Mode.MOVING), probe.all(good)]
+    runs += [probe.one(place, Mode.MOVING, good) for place in range(count)]
+    runs += [probe.one(place, good, Mode.MOVING) for place in range(count)]
+    costs = [0.0] * len(runs)
+    for batch in batches:
+        reference = probe(batch, runs[1]).outputs
+        for index, modes in enumerate(runs):
+            costs[index] += _cost(probe(batch, modes).outputs, reference, batch, scorer)
+            tick()
+    inference, better, *others = costs
+    gap = inference - better
+    if gap <= 0.0:
+        return None
+    return [
+        Swap((cause - better) / gap, (inference - repair) / gap)
+        for cause, repair in zip(others[:count], others[count:], strict=True)
+    ]
+
+
+def _cost(outputs: object, reference: object, batch: Batch, scorer: Scorer | None) -> float:
+    """What there is too much of: the loss, or else the squared distance of the outputs."""
+    if scorer is None:
+        distance = Apart()
+        distance.add(outputs, reference)
+        return distance.value**2 * len(batch)
+    scorer.reset()
+    scorer.add(outputs, batch, metrics=False)
+    return scorer.loss() * len(batch)
