@@ -16,6 +16,8 @@ MODES: Mapping[str, Mode] = {
     BATCH: Mode.BATCH,
     RECALIBRATED: Mode.GIVEN,
 }
+# Of which outputs the distance is measured, in standard deviations of the second.
+PAIRS = ((INFERENCE, BATCH), (INFERENCE, RECALIBRATED), (BATCH, RECALIBRATED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Measured:
 
     Args:
         losses: loss and metrics by mode; empty without targets or a loss.
-        apart: how far the outputs at inference lie from those of each other mode.
+        apart: how far the outputs of two modes lie apart, by the names of both.
         flows: what went into each BN layer while it used batch statistics.
     """
 
@@ -49,18 +51,18 @@ def measure(
     """
     flows = [Flow() for _ in probe.norms]
     scorers = {} if scorer is None else {name: scorer() for name in MODES}
-    apart = {BATCH: Apart(), RECALIBRATED: Apart()}
+    apart = {pair: Apart() for pair in PAIRS}
     for batch in batches:
         seen = {name: probe(batch, probe.all(mode)) for name, mode in MODES.items()}
         collect(flows, seen[BATCH].moments)
         for name, each in scorers.items():
             each.add(seen[name].outputs, batch)
-        for name, distance in apart.items():
-            distance.add(seen[INFERENCE].outputs, seen[name].outputs)
+        for (one, other), distance in apart.items():
+            distance.add(seen[one].outputs, seen[other].outputs)
         tick()
     return Measured(
         {name: each.values() for name, each in scorers.items()},
-        {name: each.value for name, each in apart.items()},
+        {f"{one}_{other}": each.value for (one, other), each in apart.items()},
         flows,
     )
 

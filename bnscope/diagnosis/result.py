@@ -57,8 +57,8 @@ class LayerDiagnosis:
         unlike: variance of the batches' means over that of independent samples (at most 1);
             None of few batches.
         calls_apart: how far the means of its calls are apart, in sigma.
-        validation_shift: how far the mean of the validation data is from that of `x`, both with
-            batch statistics, in sigma of `x`, the median channel; None without.
+        validation_kl: KL(validation data || `x`), both with batch statistics, in nats, of the
+            median channel; None without.
         causes: the share of the gap that there is if only this layer uses its moving statistics;
             None if there is no gap.
         repairs: the share of the gap that goes if only this layer does not use them.
@@ -81,7 +81,7 @@ class LayerDiagnosis:
     noise: float | None
     unlike: float | None
     calls_apart: float
-    validation_shift: float | None = None
+    validation_kl: float | None = None
     causes: float | None = None
     repairs: float | None = None
     reason: str | None = None
@@ -100,6 +100,16 @@ class LayerDiagnosis:
     def worst_shift(self) -> float:
         """How far the means are apart in sigma, of the worst channel."""
         return float(self.shifts.max())
+
+    @property
+    def ratio(self) -> float:
+        """Moving variance over variance, epsilon added to both, of the median channel."""
+        return float(_median(self.ratios))
+
+    @property
+    def ratios(self) -> Array:
+        """Moving variance over variance, epsilon added to both, a channel."""
+        return (self.moving_variance + self.epsilon) / (self.variance + self.epsilon)
 
     @property
     def kl(self) -> float:
@@ -124,11 +134,12 @@ class LayerDiagnosis:
             "worst_shift": self.worst_shift,
             "kl": self.kl,
             "worst_kl": self.worst_kl,
+            "variance_ratio": self.ratio,
             "initial": self.initial,
             "noise": self.noise,
             "unlike": self.unlike,
             "calls_apart": self.calls_apart,
-            "validation_shift": self.validation_shift,
+            "validation_kl": self.validation_kl,
             "causes": self.causes,
             "repairs": self.repairs,
             "exact": self.reason is None,
@@ -147,8 +158,9 @@ class Diagnosis:
         advice: what to do, in a sentence.
         losses: loss and metrics by data (`"training"`, `"validation"`), mode (`"inference"`,
             `"batch"`, `"recalibrated"`) and name; empty without targets or a loss.
-        apart: by data and mode, how far the outputs at inference lie from those of that mode, in
-            standard deviations of the latter.
+        apart: by data and by two modes (`"inference_batch"`, `"inference_recalibrated"`,
+            `"batch_recalibrated"`), how far the outputs of the first lie from those of the
+            second, in standard deviations of the latter.
         layers: the BN layers in forward order.
         samples: how many samples were used, by data.
         batch_size: samples in a batch, of the training data.
