@@ -35,6 +35,8 @@ NOISY_OUTPUTS = 0.5
 NOISE_SHARE = 0.5
 # Below this momentum it is that, not the batch, which makes moving statistics swing.
 LOW_MOMENTUM = 0.9
+# Dropout makes variances larger, by this much where it matters.
+LARGE_RATIO = 1.1
 # Batches of k samples make moving variances (k - 1) / k of the data's: below this ratio, in this
 # share of the channels, while the means fit, they were small.
 SMALL_RATIO, SMALL_RATIO_CHANNELS, FITTING_SHIFT = 0.9, 0.9, 0.2
@@ -76,8 +78,10 @@ def frozen_untrained(evidence: Evidence) -> Cause | None:
     return Cause(
         Verdict.FROZEN_UNTRAINED,
         [
-            f"{wording.layers(found)} frozen with moving mean 0 and variance 1, gamma and beta "
-            "at their initial values: nothing is normalized there, in training neither.",
+            (
+                f"{wording.layers(found)} frozen with moving mean 0 and variance 1, gamma and beta "
+                "at their initial values: nothing is normalized there, in training neither."
+            ),
             wording.distance(worst),
         ],
         "Load the pretrained weights before freezing, or leave these layers trainable.",
@@ -91,8 +95,10 @@ def baked_training(evidence: Evidence) -> Cause | None:
         return Cause(
             Verdict.BAKED_TRAINING,
             [
-                f"training=False is written into the call of {wording.names(false)}, but fit "
-                "ignores it: it normalizes with each batch and changes the moving statistics.",
+                (
+                    f"training=False is written into the call of {wording.names(false)}, but fit "
+                    "ignores it: it normalizes with each batch and changes the moving statistics."
+                ),
                 wording.distance(max(false, key=lambda layer: layer.kl)),
             ],
             "Set trainable=False on these layers before compile and train again; "
@@ -103,9 +109,11 @@ def baked_training(evidence: Evidence) -> Cause | None:
         return Cause(
             Verdict.BAKED_TRAINING,
             [
-                f"training=True is written into the call of {wording.names(true)}: model(x) and "
-                "exports normalize with the batch they are given, predict and evaluate with the "
-                f"moving statistics. The two answers are {apart:.2g} standard deviations apart.",
+                (
+                    f"training=True is written into the call of {wording.names(true)}: model(x) and "
+                    "exports normalize with the batch they are given, predict and evaluate with the "
+                    f"moving statistics. The two answers are {apart:.2g} standard deviations apart."
+                ),
                 wording.distance(max(true, key=lambda layer: layer.kl)),
             ],
             f"Leave training=True out when the model is built; {wording.recalibration(evidence)}.",
@@ -123,9 +131,11 @@ def shared(evidence: Evidence) -> Cause | None:
         return Cause(
             Verdict.SHARED_ACROSS_DOMAINS,
             [
-                f'"{worst.layer}" is called {worst.calls} times on inputs whose means are '
-                f"{worst.calls_apart:.2g} sigma apart: in training each call has statistics of "
-                "its own, at inference all share one moving mean and variance."
+                (
+                    f'"{worst.layer}" is called {worst.calls} times on inputs whose means are '
+                    f"{worst.calls_apart:.2g} sigma apart: in training each call has statistics of "
+                    "its own, at inference all share one moving mean and variance."
+                )
             ],
             "Give each place a BN layer of its own; the other layers may stay shared. "
             "Recalibrating cannot help.",
@@ -137,10 +147,12 @@ def shared(evidence: Evidence) -> Cause | None:
     return Cause(
         Verdict.SHARED_ACROSS_DOMAINS,
         [
-            f'The batches are not alike: at "{worst.layer}" their means vary '
-            f"{worst.unlike:.3g} times as much as those of random batches of the same size. Each "
-            "batch is normalized with the statistics of its own kind in training, all with the "
-            "mixture at inference."
+            (
+                f'The batches are not alike: at "{worst.layer}" their means vary '
+                f"{worst.unlike:.3g} times as much as those of random batches of the same size. Each "
+                "batch is normalized with the statistics of its own kind in training, all with the "
+                "mixture at inference."
+            )
         ],
         "Mix the kinds in each batch and train again, or give each domain BN layers of its own. "
         "Recalibrating cannot help.",
@@ -149,14 +161,14 @@ def shared(evidence: Evidence) -> Cause | None:
 
 def stale(evidence: Evidence) -> Cause | None:
     """Recalibration helps: the moving statistics are not those of the data."""
-    if not evidence.has_gap or evidence.better == BATCH and not _repairs(evidence):
+    if not (evidence.has_gap and _repairs(evidence)):
         return None
     found = evidence.stale or sorted(evidence.layers, key=lambda layer: -layer.kl)
     # Frozen layers are not updated, so only others can be cold or lag behind.
     moving = [layer for layer in found if not layer.frozen]
     if not moving:
         return _other_data(evidence, found)
-    for check in (_momentum_setting, _cold, _swinging):
+    for check in (_momentum_setting, _cold, _swinging, _dropout):
         cause = check(evidence, moving)
         if cause is not None:
             return cause
@@ -206,9 +218,11 @@ def data_shift(evidence: Evidence) -> Cause | None:
     return Cause(
         Verdict.DATA_SHIFT,
         [
-            "The statistics fit the training data, but the validation data are others: at "
-            f'"{worst.layer}" they lie {worst.validation_kl:.2g} nats apart in the median '
-            f"channel.{wording.with_own_statistics(evidence)}"
+            (
+                "The statistics fit the training data, but the validation data are others: at "
+                f'"{worst.layer}" they lie {worst.validation_kl:.2g} nats apart in the median '
+                f"channel.{wording.with_own_statistics(evidence)}"
+            )
         ],
         "Check that the validation data are prepared as the training data are. If they are meant "
         "to differ, recalibrate on unlabelled data of the new kind.",
@@ -229,9 +243,11 @@ def not_batch_norm(evidence: Evidence) -> Cause:
         return Cause(
             Verdict.NOT_BATCH_NORM,
             [
-                "BN is not to blame: on the training samples inference is as good as training, "
-                "and the statistics of the validation data are alike. The model does worse on "
-                "samples that it was not trained on: it overfits."
+                (
+                    "BN is not to blame: on the training samples inference is as good as training, "
+                    "and the statistics of the validation data are alike. The model does worse on "
+                    "samples that it was not trained on: it overfits."
+                )
             ],
             "More data, augmentation, regularization or a smaller model; not BN.",
         )
@@ -262,8 +278,10 @@ def _momentum_setting(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Ca
     return Cause(
         Verdict.MOMENTUM,
         [
-            f"{wording.layers(wrong)} at momentum {wrong[0].momentum:g}, with which the moving "
-            "statistics do not average what the layer sees.",
+            (
+                f"{wording.layers(wrong)} at momentum {wrong[0].momentum:g}, with which the moving "
+                "statistics do not average what the layer sees."
+            ),
             wording.distance(wrong[0]),
         ],
         f"Use a momentum from 0.9 to 0.99; {wording.recalibration(evidence)}.",
@@ -277,7 +295,9 @@ def _cold(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | None:
     worst = cold[0]
     share = evidence.share_left(worst)
     if worst.initial == 1.0:
-        text = "they are still exactly the initial mean 0 and variance 1: nothing updated them"
+        text = (
+            "they are still exactly the initial mean 0 and variance 1: nothing updated them"
+        )
     elif share is None:
         text = f"what fits them best is {worst.initial:.0%} of the initial mean 0 and variance 1"
     else:
@@ -290,8 +310,10 @@ def _cold(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | None:
         return Cause(
             Verdict.MOMENTUM,
             [
-                f'The momentum is too high: at "{worst.layer}" {text}; at Keras\'s default of '
-                f"{DEFAULT_MOMENTUM:g} as many would do.",
+                (
+                    f'The momentum is too high: at "{worst.layer}" {text}; at Keras\'s default of '
+                    f"{DEFAULT_MOMENTUM:g} as many would do."
+                ),
                 wording.distance(worst),
             ],
             f"Lower the momentum ({worst.momentum:g} needs {needed:,} updates); "
@@ -299,7 +321,10 @@ def _cold(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | None:
         )
     return Cause(
         Verdict.COLD_STATISTICS,
-        [f'The moving statistics are cold: at "{worst.layer}" {text}.', wording.distance(worst)],
+        [
+            f'The moving statistics are cold: at "{worst.layer}" {text}.',
+            wording.distance(worst),
+        ],
         f"{wording.recalibration(evidence).capitalize()}; or train longer ({needed:,} updates "
         f"at momentum {worst.momentum:g}), or lower the momentum.",
     )
@@ -336,15 +361,37 @@ def _swinging(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | No
     )
 
 
+def _dropout(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | None:
+    """BN106, where the variances are larger than without dropout, as it makes them."""
+    behind = [x for x in evidence.found("BN106") if x in found and x.ratio >= LARGE_RATIO]
+    if 2 * len(behind) < len(found):
+        return None
+    worst = max(behind, key=lambda layer: layer.kl)
+    return Cause(
+        Verdict.DROPOUT_BEFORE,
+        [
+            (
+                f"Dropout stands before {wording.names(behind)}: it makes variances larger in "
+                "training than they are at inference, where it is off."
+            ),
+            wording.distance(worst),
+        ],
+        f"Move dropout behind the last BN layer; {wording.recalibration(evidence)}.",
+    )
+
+
 def _lagging(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause:
     worst = found[0]
     span = round(1.0 / (1.0 - worst.momentum))
     return Cause(
         Verdict.MOMENTUM,
         [
-            f'The moving statistics lag behind the weights: at momentum {worst.momentum:g} '
-            f'"{worst.layer}" averages over about the last {span:,} updates, and what it sees has '
-            "changed since.",
+            (
+                f"The moving statistics lag behind the weights: at momentum {worst.momentum:g} "
+                f'"{worst.layer}" averages over about the last {span:,} updates, and what it sees has '
+                "changed since (or training saw other samples than these, augmented ones for "
+                "instance)."
+            ),
             wording.distance(worst),
         ],
         f"{wording.recalibration(evidence).capitalize()}; or lower the momentum, or let the "
@@ -381,17 +428,15 @@ def _has_small_variances(layer: LayerDiagnosis) -> bool:
 
 def _repairs(evidence: Evidence) -> bool:
     """Whether recalibration closes a good part of the gap."""
-    inference, recalibrated = evidence.loss(INFERENCE), evidence.loss(RECALIBRATED)
-    if inference is None or recalibrated is None:
+    if evidence.loss(INFERENCE) is None:
         return evidence.distance(INFERENCE, RECALIBRATED) >= OTHER_OUTPUTS
-    return is_worse(inference, recalibrated)
+    return any(evidence.is_gap(RECALIBRATED, data) for data in (TRAINING, VALIDATION))
 
 
 def _answers_differ(evidence: Evidence) -> bool:
     """Whether batch statistics give other outputs, and nothing else is wrong with validation."""
-    return (
-        evidence.distance(INFERENCE, BATCH) >= SAME_OUTPUTS
-        and not _validation_is_worse(evidence)
+    return evidence.distance(INFERENCE, BATCH) >= SAME_OUTPUTS and not _validation_is_worse(
+        evidence
     )
 
 
@@ -400,7 +445,9 @@ def _validation_is_worse(evidence: Evidence) -> bool:
         return False
     inference, validation = evidence.loss(INFERENCE), evidence.loss(INFERENCE, VALIDATION)
     if inference is None or validation is None:
-        ours, theirs = (evidence.distance(INFERENCE, BATCH, x) for x in (TRAINING, VALIDATION))
+        ours, theirs = (
+            evidence.distance(INFERENCE, BATCH, x) for x in (TRAINING, VALIDATION)
+        )
         return theirs >= NOISY_OUTPUTS and theirs > 2.0 * ours
     return is_worse(validation, inference)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -90,7 +90,9 @@ def diagnose(  # noqa: PLR0913  most have defaults
     """
     _check(batch_size, max_samples, seed)
     with bar("Diagnosing") as shown:
-        run = _Run(model, loss, Sampling(batch_size, max_samples, seed, _fixed(model)), shown)
+        run = _Run(
+            model, loss, Sampling(batch_size, max_samples, seed, _fixed(model)), shown
+        )
         return run.diagnosis(x, y, validation_data)
 
 
@@ -109,7 +111,7 @@ class _Run:
         batches = read_samples(x, y, self.sampling)
         others = self._validation(validation_data)
         count = len(batches) + len(others)
-        self.total = 2 * count
+        self.total = count
         with unchanged(model):
             found = recalibrated(model, batches)
         with unchanged(model):
@@ -135,7 +137,7 @@ class _Run:
         return Diagnosis(
             model=model.name,
             verdict=cause.verdict,
-            explanation=" ".join(explanation(cause, evidence)),
+            sentences=tuple(_sentences(cause, evidence)),
             advice=cause.advice,
             losses=evidence.losses,
             apart=evidence.apart,
@@ -146,9 +148,9 @@ class _Run:
             notes=(note,) if note else (),
         )
 
-    def tick(self) -> None:
-        """One more batch is done."""
-        self.done += 1
+    def tick(self, batches: int) -> None:
+        """Some more batches are done."""
+        self.done += batches
         if self.shown is not None:
             self.shown(self.done, self.total)
 
@@ -214,7 +216,7 @@ class _Run:
         return list(batches[: min(count, whole)])
 
 
-def explanation(cause: Cause, evidence: Evidence) -> list[str]:
+def _sentences(cause: Cause, evidence: Evidence) -> list[str]:
     """The sentences of an explanation: the cause, and what was measured."""
     whole = [*cause.sentences, wording.losses(evidence), wording.main_layer(evidence)]
     return [sentence for sentence in whole if sentence]
@@ -236,7 +238,11 @@ def has_loss(model: Any) -> bool:
 
 
 def _check(batch_size: int | None, max_samples: int, seed: int) -> None:
-    given = {"batch_size": (batch_size, 2), "max_samples": (max_samples, 1), "seed": (seed, 0)}
+    given = {
+        "batch_size": (batch_size, 2),
+        "max_samples": (max_samples, 1),
+        "seed": (seed, 0),
+    }
     for name, (value, least) in given.items():
         if value is None and name == "batch_size":
             continue
@@ -257,9 +263,7 @@ def _fixed(model: Any) -> int | None:
     return min(sizes, default=None)
 
 
-def _layer(
-    norm: Any, found: LayerStatistics, flow: Flow, samples: float
-) -> LayerDiagnosis:
+def _layer(norm: Any, found: LayerStatistics, flow: Flow, samples: float) -> LayerDiagnosis:
     """What is known of one layer before layers are swapped."""
     moving = found.old_mean, found.old_variance
     epsilon, seen = found.epsilon, flow.calls > 0

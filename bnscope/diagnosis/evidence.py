@@ -14,7 +14,7 @@ from bnscope.linting import Finding
 
 TRAINING, VALIDATION = "training", "validation"
 # The rules whose findings say what a measurement cannot.
-CODES = ("BN109", "BN202", "BN203", "BN401", "BN402", "BN403")
+CODES = ("BN106", "BN401", "BN402", "BN403")
 
 # A loss is worse than another one if it is above it by this share of it.
 WORSE = 0.25
@@ -80,14 +80,23 @@ class Evidence:
     @cached_property
     def has_gap(self) -> bool:
         """Whether inference is worse than another mode, on the same samples."""
-        apart = self.distance(INFERENCE, self.better)
-        inference, best = self.loss(INFERENCE), self.loss(self.better)
-        if inference is None or best is None:
-            return self.better == RECALIBRATED and apart >= OTHER_OUTPUTS
-        validation = self.loss(INFERENCE, VALIDATION)
-        whole = (inference if validation is None else validation) - best
-        return is_worse(inference, best) and apart >= SAME_OUTPUTS and (
-            inference - best >= LEAST_SHARE * whole
+        if self.loss(INFERENCE) is None:
+            apart = self.distance(INFERENCE, RECALIBRATED)
+            return apart >= OTHER_OUTPUTS or self.has_remainder
+        return self.is_gap(self.better, TRAINING) or self.is_gap(RECALIBRATED, VALIDATION)
+
+    def is_gap(self, mode: str, data: str) -> bool:
+        """Whether a loss is so much worse at inference that BN makes a part of what is wrong."""
+        inference, other = self.loss(INFERENCE, data), self.loss(mode, data)
+        whole, best = self.loss(INFERENCE, VALIDATION), self.loss(self.better)
+        if inference is None or other is None or best is None:
+            return False
+        whole = (inference if whole is None else whole) - best
+        apart = self.distance(INFERENCE, mode, data)
+        return (
+            is_worse(inference, other)
+            and apart >= SAME_OUTPUTS
+            and (inference - other >= LEAST_SHARE * whole)
         )
 
     @cached_property

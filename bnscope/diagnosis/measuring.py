@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bnscope.diagnosis.probe import Mode, Probe
 from bnscope.diagnosis.samples import Batch
@@ -39,7 +40,7 @@ def measure(
     probe: Probe,
     batches: Sequence[Batch],
     scorer: Callable[[], Scorer] | None,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> Measured:
     """Runs all modes on a data set.
 
@@ -47,19 +48,19 @@ def measure(
         probe: runs the model.
         batches: the samples.
         scorer: makes what works out loss and metrics; None without targets or a loss.
-        tick: called after each batch.
+        tick: called with the number of batches done.
     """
     flows = [Flow() for _ in probe.norms]
     scorers = {} if scorer is None else {name: scorer() for name in MODES}
     apart = {pair: Apart() for pair in PAIRS}
     for batch in batches:
         seen = {name: probe(batch, probe.all(mode)) for name, mode in MODES.items()}
-        collect(flows, seen[BATCH].moments)
+        collect(flows, seen[BATCH].moments())
         for name, each in scorers.items():
             each.add(seen[name].outputs, batch)
         for (one, other), distance in apart.items():
             distance.add(seen[one].outputs, seen[other].outputs)
-        tick()
+        tick(1)
     return Measured(
         {name: each.values() for name, each in scorers.items()},
         {f"{one}_{other}": each.value for (one, other), each in apart.items()},
@@ -85,7 +86,7 @@ def swaps(
     batches: Sequence[Batch],
     scorer: Scorer | None,
     good: Mode,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> list[Swap] | None:
     """Swaps the statistics of one layer at a time.
 
@@ -94,7 +95,7 @@ def swaps(
         batches: the samples.
         scorer: works out the loss; None to go by the outputs.
         good: the mode that is better than inference.
-        tick: called after each batch and layer.
+        tick: called with the number of batches done.
 
     Returns:
         One value a layer; None if there is no gap on these samples.
@@ -103,12 +104,18 @@ def swaps(
     runs = [probe.all(Mode.MOVING), probe.all(good)]
     runs += [probe.one(place, Mode.MOVING, good) for place in range(count)]
     runs += [probe.one(place, good, Mode.MOVING) for place in range(count)]
-    costs = [0.0] * len(runs)
-    for batch in batches:
-        reference = probe(batch, runs[1]).outputs
-        for index, modes in enumerate(runs):
-            costs[index] += _cost(probe(batch, modes).outputs, reference, batch, scorer)
-            tick()
+    reference = (
+        [probe(batch, runs[1]).outputs for batch in batches] if scorer is None else []
+    )
+    costs = []
+    for modes in runs:
+        outputs = (probe(batch, modes).outputs for batch in batches)
+        costs.append(
+            _distance(outputs, reference)
+            if scorer is None
+            else _loss(outputs, batches, scorer)
+        )
+        tick(len(batches))
     inference, better, *others = costs
     gap = inference - better
     if gap <= 0.0:
@@ -119,12 +126,16 @@ def swaps(
     ]
 
 
-def _cost(outputs: object, reference: object, batch: Batch, scorer: Scorer | None) -> float:
-    """What there is too much of: the loss, or else the squared distance of the outputs."""
-    if scorer is None:
-        distance = Apart()
-        distance.add(outputs, reference)
-        return distance.value**2 * len(batch)
-    scorer.reset()
-    scorer.add(outputs, batch, metrics=False)
-    return scorer.loss() * len(batch)
+def _loss(outputs: Iterable[Any], batches: Sequence[Batch], scorer: Scorer) -> float:
+    scorer.reset(metrics=False)
+    for each, batch in zip(outputs, batches, strict=True):
+        scorer.add(each, batch)
+    return scorer.loss()
+
+
+def _distance(outputs: Iterable[Any], reference: Sequence[Any]) -> float:
+    """Without a loss: the squared distance from the outputs of the better mode."""
+    apart = Apart()
+    for one, other in zip(outputs, reference, strict=True):
+        apart.add(one, other)
+    return apart.value**2

@@ -6,6 +6,7 @@ input, so that all modes, and a swap of a single layer, are one compiled functio
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -36,13 +37,24 @@ class Seen:
     """What a model gave for one batch.
 
     Args:
-        outputs: its outputs, in their structure.
-        moments: for each call of a BN layer, in order: the place of the layer, and the moments
-            of what went in.
+        outputs: its outputs, arrays in their structure.
+        calls: for each call of a BN layer, in order, the place of the layer.
+        measured: for each call, what `batch_moments` gave.
     """
 
     outputs: Any
-    moments: Sequence[tuple[int, Moments]]
+    calls: Sequence[int]
+    measured: Sequence[Any]
+
+    def moments(self) -> list[tuple[int, Moments]]:
+        """For each call the place of the layer, and the moments of what went in."""
+        import keras
+
+        found = (
+            Moments.of_batch([keras.ops.convert_to_numpy(part) for part in parts])
+            for parts in self.measured
+        )
+        return list(zip(self.calls, found, strict=True))
 
 
 @dataclass
@@ -66,7 +78,7 @@ class Probe:
         self._places = {id(norm): place for place, norm in enumerate(layers)}
         widths = [int(norm.moving_mean.shape[0]) for norm in layers]
         ends = np.cumsum([0, *widths])
-        self._parts = [slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False)]
+        self._parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
         self._zeros = np.zeros((2, int(ends[-1])))
         self._calls: list[int] = []
         self._structure: Any = None
@@ -86,20 +98,18 @@ class Probe:
 
     def give(self, statistics: Sequence[tuple[Array, Array]]) -> None:
         """Sets the mean and variance of each layer that `Mode.GIVEN` uses."""
-        self.given = np.stack([np.concatenate(each) for each in zip(*statistics, strict=True)])
+        self.given = np.stack(
+            [np.concatenate(each) for each in zip(*statistics, strict=True)]
+        )
 
     def __call__(self, batch: Batch, modes: npt.NDArray[np.int32]) -> Seen:
         """Runs the model on a batch."""
         import keras
 
-        outputs, moments = self._function(self._tensors(batch, modes))
+        outputs, measured = self._function(self._tensors(batch, modes))
         arrays = [keras.ops.convert_to_numpy(y) for y in outputs]
-        measured = [
-            Moments.of_batch([keras.ops.convert_to_numpy(part) for part in parts])
-            for parts in moments
-        ]
         packed = keras.tree.pack_sequence_as(self._structure, arrays)
-        return Seen(packed, list(zip(self._calls, measured, strict=True)))
+        return Seen(packed, self._calls, measured)
 
     def _extremes(self) -> list[Batch]:
         ordered = sorted(self.batches, key=len)
@@ -139,7 +149,10 @@ class Probe:
 
         count, mean, rest, variance = measured
         mode = modes[place]
-        kept = ops.cast(norm.moving_mean, mean.dtype), ops.cast(norm.moving_variance, mean.dtype)
+        kept = (
+            ops.cast(norm.moving_mean, mean.dtype),
+            ops.cast(norm.moving_variance, mean.dtype),
+        )
         part = self._parts[place]
         other = [ops.cast(given[row, part], mean.dtype) for row in (0, 1)]
         is_batch, is_given = mode == int(Mode.BATCH), mode == int(Mode.GIVEN)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+
 from bnscope.bn import Array
 from bnscope.strict_json import dumps
 
@@ -21,6 +23,7 @@ class Verdict(StrEnum):
     - `frozen_untrained`: layers are frozen that have never seen data;
     - `shared_across_domains`: one layer normalizes what should have statistics of its own;
     - `baked_training`: a `training=` value is written into the graph;
+    - `dropout_before_bn`: dropout before a BN layer makes variances larger in training;
     - `not_batch_norm`: something else, or nothing.
     """
 
@@ -31,6 +34,7 @@ class Verdict(StrEnum):
     FROZEN_UNTRAINED = "frozen_untrained"
     SHARED_ACROSS_DOMAINS = "shared_across_domains"
     BAKED_TRAINING = "baked_training"
+    DROPOUT_BEFORE = "dropout_before_bn"
     NOT_BATCH_NORM = "not_batch_norm"
 
 
@@ -154,7 +158,7 @@ class Diagnosis:
     Args:
         model: the name of the model.
         verdict: the cause.
-        explanation: the verdict in sentences, with the figures that it rests on.
+        sentences: why, with the figures that the verdict rests on.
         advice: what to do, in a sentence.
         losses: loss and metrics by data (`"training"`, `"validation"`), mode (`"inference"`,
             `"batch"`, `"recalibrated"`) and name; empty without targets or a loss.
@@ -170,7 +174,7 @@ class Diagnosis:
 
     model: str
     verdict: Verdict
-    explanation: str
+    sentences: tuple[str, ...]
     advice: str
     losses: Mapping[str, Mapping[str, Mapping[str, float]]]
     apart: Mapping[str, Mapping[str, float]]
@@ -179,6 +183,11 @@ class Diagnosis:
     batch_size: int
     swap_samples: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def explanation(self) -> str:
+        """The verdict in words, with the figures that it rests on."""
+        return " ".join(self.sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis for JSON."""
@@ -223,10 +232,8 @@ class Diagnosis:
         from bnscope.diagnosis.report import sections
         from bnscope.sections import as_html
 
-        return as_html(f"{self.model}: {self.verdict}", sections(self))
+        return as_html("", sections(self))
 
 
 def _median(values: Array) -> float:
-    import numpy as np
-
     return float(np.median(values)) if len(values) else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def _of_arrays(data: tuple[Any, Any, Any], sampling: Sampling) -> Iterator[Batch
     for part in _parts(order, sampling):
         # Sorted, since files in memory maps are read so.
         chosen = np.sort(part)
-        yield Batch(*mapped(lambda array, at=chosen: array[at], arrays))
+        yield Batch(*mapped(partial(np.take, indices=chosen, axis=0), arrays))
 
 
 def _parts(order: npt.NDArray[np.int64], sampling: Sampling) -> list[Any]:

@@ -58,7 +58,10 @@ def losses(evidence: Evidence) -> str:
 
 
 def _modes(evidence: Evidence, data: str, start: str) -> str:
-    values = {mode: evidence.losses[data][mode]["loss"] for mode in (INFERENCE, BATCH, RECALIBRATED)}
+    values = {
+        mode: evidence.losses[data][mode]["loss"]
+        for mode in (INFERENCE, BATCH, RECALIBRATED)
+    }
     return (
         f"{start}{number(values[INFERENCE])} at inference, {number(values[BATCH])} with batch "
         f"statistics, and {number(values[RECALIBRATED])} after recalibration."
