@@ -104,8 +104,20 @@ def momentum_too_low():
 
 
 def lag():
-    """A momentum that is warm, but lags behind weights that moved quickly."""
-    return on_digits(trained(mlp(momentum=0.99), epochs=8, rate=3e-2))
+    """Warm by the count of updates, but the weights moved faster than this average follows."""
+    return on_digits(trained(convnet(momentum=0.99), epochs=7, rate=3e-2))
+
+
+def dropout_before():
+    """Dropout of a half before each BN layer."""
+    parts = [keras.Input((64,))]
+    for _ in range(3):
+        parts += [
+            layers.Dense(64, activation="relu"),
+            layers.Dropout(0.5),
+            layers.BatchNormalization(momentum=0.9),
+        ]
+    return on_digits(trained(keras.Sequential([*parts, layers.Dense(10)]), epochs=10))
 
 
 def small_batch():
@@ -270,6 +282,7 @@ CASES = {
     "frozen_untrained": [frozen_untrained],
     "shared_across_domains": [shared_calls, shared_domains],
     "baked_training": [baked_false, baked_true],
+    "dropout_before_bn": [dropout_before],
     "not_batch_norm": [
         healthy,
         healthy_dropout,

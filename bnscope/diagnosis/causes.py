@@ -362,8 +362,9 @@ def _swinging(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | No
 
 
 def _dropout(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | None:
-    """BN106, where the variances are larger than without dropout, as it makes them."""
-    behind = [x for x in evidence.found("BN106") if x in found and x.ratio >= LARGE_RATIO]
+    """Variances that are larger than at inference, as dropout makes them in training."""
+    known = evidence.behind_dropout
+    behind = [x for x in found if x.layer in known and x.ratio >= LARGE_RATIO]
     if 2 * len(behind) < len(found):
         return None
     worst = max(behind, key=lambda layer: layer.kl)
@@ -389,7 +390,7 @@ def _lagging(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause:
             (
                 f"The moving statistics lag behind the weights: at momentum {worst.momentum:g} "
                 f'"{worst.layer}" averages over about the last {span:,} updates, and what it sees has '
-                "changed since (or training saw other samples than these, augmented ones for "
+                "changed since (or training sees other samples than these, augmented ones for "
                 "instance)."
             ),
             wording.distance(worst),

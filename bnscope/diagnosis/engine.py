@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,9 @@ from bnscope.diagnosis.statistics import (
     unlikeness,
 )
 from bnscope.errors import BnscopeError
-from bnscope.graph import read
+from bnscope.graph import kinds, read
+from bnscope.graph.batchnorm import is_batch_norm
+from bnscope.graph.model import Graph
 from bnscope.linting.engine import lint_graph
 from bnscope.progress import Bar, bar
 from bnscope.rewriting.running import unchanged
@@ -207,6 +209,7 @@ class _Run:
             samples={name: sum(len(x) for x in b) for name, (_, b) in given.items()},
             batch_size=int(np.median([len(batch) for batch in batches])),
             steps=graph.training.optimizer_steps,
+            behind_dropout=frozenset(_behind_dropout(graph)),
         )
 
     def _part(self, batches: Sequence[Batch], layers: int) -> list[Batch]:
@@ -235,6 +238,18 @@ def has_loss(model: Any) -> bool:
     with suppress(AttributeError):
         return bool(model._compile_config.config.get("loss") is not None)  # noqa: SLF001
     return False
+
+
+def _behind_dropout(graph: Graph) -> Iterator[str]:
+    """The BN layers that have dropout somewhere before them."""
+    noisy: set[int] = set()
+    for call in graph.calls:
+        before = graph.predecessors(call)
+        rate = call.layer.config.get("rate")
+        if (call.kind in kinds.DROPOUT and rate) or any(x.index in noisy for x in before):
+            noisy.add(call.index)
+            if is_batch_norm(call.layer):
+                yield call.layer.path
 
 
 def _check(batch_size: int | None, max_samples: int, seed: int) -> None:

@@ -14,7 +14,7 @@ from bnscope.linting import Finding
 
 TRAINING, VALIDATION = "training", "validation"
 # The rules whose findings say what a measurement cannot.
-CODES = ("BN106", "BN401", "BN402", "BN403")
+CODES = ("BN401", "BN402", "BN403")
 
 # A loss is worse than another one if it is above it by this share of it.
 WORSE = 0.25
@@ -44,6 +44,7 @@ class Evidence:
         samples: how many samples were used, by data.
         batch_size: samples in a batch of the training data.
         steps: batches that the optimizer counts; None where it counts none.
+        behind_dropout: the layers that have dropout somewhere before them.
     """
 
     losses: Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -53,6 +54,7 @@ class Evidence:
     samples: Mapping[str, int]
     batch_size: int
     steps: int | None
+    behind_dropout: frozenset[str] = frozenset()
 
     def loss(self, mode: str, data: str = TRAINING) -> float | None:
         """A loss; None where it is not known."""
