@@ -69,7 +69,9 @@ def escaped(text: str) -> str:
 def _section(section: Section) -> Iterator[str]:
     table = _table(section.columns, section.rows) if section.rows else ""
     title = escaped(section.title)
-    if title:
+    if title and not section.rows:
+        yield f"<div><b>{title}</b></div>"
+    elif title:
         state = "" if len(section.rows) > _MOST_ROWS else " open"
         yield (
             f"<details{state}><summary><b>{title}</b> ({len(section.rows)})</summary>"

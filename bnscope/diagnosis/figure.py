@@ -51,6 +51,10 @@ def figure(diagnosis: Diagnosis) -> Any:
     _add_layers(made, diagnosis)
     if diagnosis.swap_samples:
         _add_shares(made, diagnosis)
+    for row in range(1, len(titles) + 1):
+        axis = "" if row == 1 else str(row)
+        top = made.layout[f"yaxis{axis}"].domain[1]
+        made.update_layout({f"legend{axis}": {"y": top, "yanchor": "top"}})
     made.update_layout(
         title=f"{diagnosis.model}: {words(diagnosis)}",
         height=_HEIGHT * len(titles) + 80,
@@ -77,6 +81,8 @@ def _add_losses(made: Any, diagnosis: Diagnosis) -> None:
                 name=name,
                 marker_color=_COLORS[mode],
                 text=[f"{value:.3g}" for value in values.values()],
+                textposition="outside",
+                cliponaxis=False,
                 legend="legend",
             ),
             row=1,
@@ -110,7 +116,7 @@ def _add_layers(made: Any, diagnosis: Diagnosis) -> None:
             row=2,
             col=1,
         )
-    made.update_yaxes(title="KL, in nats", type="log", row=2, col=1)
+    made.update_yaxes(title="KL, in nats", type="log", dtick=1, row=2, col=1)
     _name_layers(made, names, 2)
 
 
@@ -133,7 +139,7 @@ def _add_shares(made: Any, diagnosis: Diagnosis) -> None:
 
 
 def _name_layers(made: Any, names: list[str], row: int) -> None:
-    """Names below the layers where there is room for them, and a legend beside the row."""
+    """Names below the layers where there is room for them."""
     made.update_xaxes(
         type="category",
         showticklabels=len(names) <= _MOST_NAMES,

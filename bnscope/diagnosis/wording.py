@@ -33,7 +33,7 @@ def distance(layer: LayerDiagnosis) -> str:
     """How far moving statistics are from the data."""
     return (
         f'At "{layer.layer}" the moving mean is {layer.shift:.2g} sigma off in the median channel '
-        f"({layer.worst_shift:.2g} in the worst), and the moving variance {layer.ratio:.2g} of "
+        f"({layer.worst_shift:.2g} in the worst), and the moving variance {layer.ratio:.2g} times "
         f"that of the data: {layer.kl:.2g} nats apart."
     )
 
