@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 # Keras puts whole configurations into its messages.
 _LONGEST_LINE = 200
+# It writes in bold, and where it happened before what.
+_BOLD = re.compile(r"\x1b\[[0-9;]*m")
+_NO_NEWS = "Exception encountered when calling"
 
 
 class BnscopeError(Exception):
@@ -45,7 +50,10 @@ class SettingsError(BnscopeError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not empty, cut, without its full stop."""
-    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
-    text = next((line for line in lines if line), type(error).__name__)
+    """The first line of an error's text that tells something, cut, without its full stop."""
+    lines = (_BOLD.sub("", line).strip().rstrip(".") for line in str(error).splitlines())
+    text = next(
+        (line for line in lines if line and not line.startswith(_NO_NEWS)),
+        type(error).__name__,
+    )
     return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "..."

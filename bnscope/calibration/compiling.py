@@ -35,8 +35,8 @@ def compiled_if_possible(
     function: Function, model: Any, examples: Sequence[Tensors]
 ) -> Function:
     """The function compiled; without, if that or a first call fails: some layers run eagerly only."""
-    quick = compiled(function, model, examples)
     try:
+        quick = compiled(function, model, examples)
         quick(examples[0])
     except Exception:  # noqa: BLE001  each backend raises its own
         return eager(function)

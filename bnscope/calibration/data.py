@@ -67,6 +67,8 @@ def make_adapter(x: Any, batch_size: int | None = None, y: Any = None) -> Any:
     """
     from keras.src.trainers.data_adapters import get_data_adapter
 
+    if x is None:
+        raise BnscopeError("There are no data.", "Pass what `fit` takes as x.")
     try:
         return get_data_adapter(x=x, y=y, batch_size=batch_size)
     except (ValueError, TypeError, IndexError) as error:

@@ -17,7 +17,12 @@ import numpy.typing as npt
 
 from bnscope.bn import Array
 from bnscope.calibration.batchwise import normalized
-from bnscope.calibration.compiling import compiled_if_possible, eager, loaded
+from bnscope.calibration.compiling import (
+    Function,
+    compiled_if_possible,
+    eager,
+    loaded,
+)
 from bnscope.calibration.hooks import Call, hooked
 from bnscope.calibration.moments import Moments, batch_moments
 from bnscope.diagnosis.samples import Batch
@@ -64,7 +69,7 @@ class Probe:
     Args:
         model: the model. Nothing of it is changed.
         norms: its BN layers by path.
-        batches: samples that it will be run on; the first and the last say their shapes.
+        batches: the samples that it will be run on.
     """
 
     model: Any
@@ -82,9 +87,14 @@ class Probe:
         self._zeros = np.zeros((2, int(ends[-1])))
         self._calls: list[int] = []
         self._structure: Any = None
-        self._scout()
-        ends_of = [self._tensors(each, self.all(Mode.MOVING)) for each in self._extremes()]
-        self._function = compiled_if_possible(self._run, self.model, ends_of)
+        self._function: Function = eager(self._look)
+        shapes = {batch.shapes: batch for batch in self.batches}
+        moving = self.all(Mode.MOVING)
+        # Of the samples, and of the validation samples.
+        for batch in dict.fromkeys((self.batches[0], self.batches[-1])):
+            self(batch, moving)
+        examples = [self._tensors(batch, moving) for batch in shapes.values()]
+        self._function = compiled_if_possible(self._run, self.model, examples)
 
     def all(self, mode: Mode) -> npt.NDArray[np.int32]:
         """One mode for all layers."""
@@ -106,14 +116,17 @@ class Probe:
         """Runs the model on a batch."""
         import keras
 
-        outputs, measured = self._function(self._tensors(batch, modes))
+        try:
+            outputs, measured = self._function(self._tensors(batch, modes))
+        except Exception as error:
+            shapes = ", ".join(map(str, batch.shapes))
+            raise BnscopeError(
+                f"The model does not run on a batch of shape {shapes}: {first_line(error)}.",
+                "Prepare the samples as for model.predict.",
+            ) from error
         arrays = [keras.ops.convert_to_numpy(y) for y in outputs]
         packed = keras.tree.pack_sequence_as(self._structure, arrays)
         return Seen(packed, self._calls, measured)
-
-    def _extremes(self) -> list[Batch]:
-        ordered = sorted(self.batches, key=len)
-        return [ordered[-1], ordered[0]]
 
     def _tensors(self, batch: Batch, modes: npt.NDArray[np.int32]) -> list[Any]:
         given = self._zeros if self.given is None else self.given
@@ -168,27 +181,17 @@ class Probe:
             choose(variance, kept[1], other[1]),
         ]
 
-    def _scout(self) -> None:
-        """Runs once without compiling, to see whether it runs, and what cannot be measured.
+    def _look(self, tensors: Sequence[Any]) -> Any:
+        """Runs without compiling, to see whether it runs, and what cannot be measured.
 
         Inside a loop of the backend there are no values to be had, only what stands for them.
         """
         import keras
 
-        def look(tensors: Sequence[Any]) -> Any:
-            _, found = self._run(tensors)
-            for place, parts in zip(self._calls, found, strict=True):
-                try:
-                    [keras.ops.convert_to_numpy(part) for part in parts]
-                except Exception:  # noqa: BLE001  each backend raises its own
-                    self.hidden.add(place)
-
-        try:
-            eager(look)(self._tensors(self._extremes()[0], self.all(Mode.MOVING)))
-        except Exception as error:
-            shapes = ", ".join(str(leaf.shape) for leaf in self.batches[0].leaves)
-            raise BnscopeError(
-                f"The model does not run on samples in batches of shape {shapes}: "
-                f"{first_line(error)}.",
-                "Prepare the samples as for model.predict.",
-            ) from error
+        outputs, found = self._run(tensors)
+        for place, parts in zip(self._calls, found, strict=True):
+            try:
+                [keras.ops.convert_to_numpy(part) for part in parts]
+            except Exception:  # noqa: BLE001  each backend raises its own
+                self.hidden.add(place)
+        return outputs, found

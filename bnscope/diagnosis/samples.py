@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bnscope.calibration.data import default_limit, holds_arrays, make_adapter
 from bnscope.errors import BnscopeError
+from bnscope.rules.base import plural
 
 # Of fewer samples neither a loss nor statistics tell anything.
 FEWEST_SAMPLES = 8
@@ -36,6 +37,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.leaves[0])
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the inputs."""
+        return tuple(leaf.shape for leaf in self.leaves)
 
     @property
     def leaves(self) -> list[Any]:
@@ -94,8 +100,7 @@ def read_samples(
     count = sum(len(batch) for batch in batches)
     if count < FEWEST_SAMPLES:
         raise BnscopeError(
-            f"{name} holds {count} {'sample' if count == 1 else 'samples'}, and statistics of so "
-            "few say nothing.",
+            f"{name} holds {plural(count, 'sample')}, and statistics of so few say nothing.",
             f"Pass at least {FEWEST_SAMPLES}, better some hundred (and max_samples as large).",
         )
     for batch in batches:
@@ -168,8 +173,9 @@ def _check_finite(name: str, values: Any, what: str) -> None:
         bad = ~np.isfinite(array)
         if bad.any():
             raise BnscopeError(
-                f"{name} holds {int(bad.sum())} {what} that are NaN or infinite in a batch of "
-                f"{len(array)} samples.",
+                f"The {what} in {name} are not finite: {plural(int(bad.sum()), 'value')} in a "
+                f"batch of {len(array)} samples {'is' if bad.sum() == 1 else 'are'} NaN or "
+                "infinite.",
                 "Clean the data: BN spreads one such value over its whole batch.",
             )
 

@@ -37,7 +37,8 @@ class Scorer:
         self._metrics = True
         self.reset()
         self.add(outputs, batch)
-        self.loss()
+        self.loss()  # raises if something does not fit
+        self.reset()
 
     def reset(self, *, metrics: bool = True) -> None:
         """Begins anew.
