@@ -39,7 +39,7 @@ def recalibrate_batchwise(
             target.hidden(call.norm)
             return call.finish()
         values = batch_moments(call.inputs, call.norm.axis, call.mask)
-        return _normalized(call.norm, call.norm.axis, call.inputs, values)
+        return normalized(call.norm, call.norm.axis, call.inputs, values)
 
     def run(given: Tensors) -> Any:
         values = dict(enumerate(given))
@@ -48,7 +48,7 @@ def recalibrate_batchwise(
             if step.norm is not None:
                 measured = step.norm.moments(values)
                 moments.append(measured)
-                values[step.outputs[0]] = _normalized(
+                values[step.outputs[0]] = normalized(
                     step.norm.layer, step.norm.axis, values[step.norm.slot], measured
                 )
             else:
@@ -66,7 +66,7 @@ def recalibrate_batchwise(
     target.set(found)
 
 
-def _normalized(layer: Any, axis: int, tensor: Any, moments: Sequence[Any]) -> Any:
+def normalized(layer: Any, axis: int, tensor: Any, moments: Sequence[Any]) -> Any:
     """What a BN layer makes of a tensor with the statistics of the batch."""
     from keras import ops
 

@@ -38,7 +38,8 @@ class Moments:
     def of_batch(cls, values: Sequence[npt.ArrayLike]) -> Moments:
         """The moments that `batch_moments` measured."""
         count, mean, rest, variance = (np.asarray(value, np.float64) for value in values)
-        return cls(count, mean + rest, np.maximum(variance, 0.0) + variance * 0.0)
+        with np.errstate(invalid="ignore"):  # what is not finite stays so
+            return cls(count, mean + rest, np.maximum(variance, 0.0) + variance * 0.0)
 
     @property
     def variance(self) -> Array:
