@@ -174,5 +174,5 @@ def _advance(stage: Stage, given: Tensors) -> Any:
     values = dict(zip(stage.given, given, strict=True))
     for step in stage.steps:
         step.run(values)
-    moments = [norm.moments(values) for norm in stage.norms]
+    moments = [norm.centered(values).moments for norm in stage.norms]
     return [values[slot] for slot in stage.kept], moments
