@@ -53,9 +53,10 @@ class Observer:
 
     def logged(self, step: int) -> Iterator[Alert]:
         """A step is logged: BN409."""
-        if self._model.trainable_weights:
-            now = [bool(layer.trainable) for layer in self._layers]
-            compiled = self._flags.of(self._model, self._layers)
+        now = [bool(layer.trainable) for layer in self._layers]
+        compiled = self._flags.of(self._model, self._layers)
+        # Keras collects the weights of all layers anew, which takes longer than the rest.
+        if now == compiled or self._model.trainable_weights:
             yield from self._watch.flags(step, now, compiled)
 
     def batches_end(self, step: int) -> Iterator[Alert]:
