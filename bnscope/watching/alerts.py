@@ -214,6 +214,7 @@ class Watch:
         self._start = None
         self._scales = Scales()
         self._previous: Array | None = None
+        self._dying: dict[int, dict[tuple[int, int], float]] = {}
         counted = np.array([status in _COUNTED for status in layout.statuses], np.bool_)
         is_warm = np.array([path in warm for path in layout.paths], np.bool_)
         self._fresh = counted & ~is_warm  # what is left of the initial values is known
@@ -279,23 +280,42 @@ class Watch:
 
     def _moving(self, reading: Reading, values: Array) -> Iterator[Alert]:
         """What the last readings show: BN505 and BN502."""
-        step = reading.step
+        dying: dict[int, list[StateProblem]] = {}
+        far: list[Found] = []
         for readings, apart in self._scales.add(reading):
             window = self._window(readings)
             for index in self._layers_with(_DYING.suspects(window)):
                 problems = _DYING.check_window(window.part(self.layout.part(index)))
-                yield from self._channels(_DYING, index, problems, step, values)
+                dying.setdefault(index, []).extend(problems)
             if apart and reading.before is not None:
-                yield from self._gap(step, window)
+                far += self._far(window)
+        for index, found in dying.items():
+            self._note_dying(index, found, values)
+            yield from self._channels(_DYING, index, found, reading.step, values)
+        self._still_dying({index for index, found in dying.items() if found}, values)
+        far.sort(key=lambda each: -each[1].value)  # the largest gap is named
+        yield from self._layers(_GAP, far, reading.step)
 
-    def _gap(self, step: int, window: Window) -> Iterator[Alert]:
-        """BN502; the layer with the largest gap is named."""
-        found: list[Found] = []
+    def _far(self, window: Window) -> Iterator[Found]:
+        """The layers with a gap between training and inference."""
         for index in self._layers_with(_GAP.suspects(window), _GAP.LEAST_SHARE):
-            problems = _GAP.check_window(window.part(self.layout.part(index)))
-            found += [(self.layout.paths[index], problem) for problem in problems]
-        found.sort(key=lambda each: -each[1].value)
-        yield from self._layers(_GAP, found, step)
+            for problem in _GAP.check_window(window.part(self.layout.part(index))):
+                yield self.layout.paths[index], problem
+
+    def _note_dying(self, index: int, found: Sequence[StateProblem], values: Array) -> None:
+        """Notes where dying channels stand, to see whether they recover."""
+        for problem in found:
+            row = VARIABLES.index(problem.statistic)
+            for channel in problem.channels:
+                place = row, int(self.layout.starts[index]) + channel
+                self._dying.setdefault(index, {})[place] = 2.0 * abs(float(values[place]))
+
+    def _still_dying(self, told: set[int], values: Array) -> None:
+        """Counts layers whose dying channels have not recovered, as those that are dead."""
+        for index, places in self._dying.items():
+            low = (abs(values[place]) <= most for place, most in places.items())
+            if index not in told and any(low):
+                self._ledger.seen(_DYING, self.layout.paths[index])
 
     def _window(self, readings: Sequence[Reading]) -> Window:
         layout = self.layout
