@@ -10,7 +10,7 @@ import pytest
 from bnscope.bn import update_moving
 from bnscope.statistics.layout import Layout, Status
 from bnscope.watching.alerts import Watch
-from bnscope.watching.scales import READINGS, SCALES, Scales
+from bnscope.watching.series import READINGS, SCALES, Scales
 
 EPSILON = 1e-3
 
