@@ -9,7 +9,7 @@ from bnscope.bn import update_moving
 from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout, Status
 from bnscope.watching.alerts import Watch
-from bnscope.watching.scales import READINGS, SCALES, Scales
+from bnscope.watching.series import READINGS, SCALES, Scales
 
 EPSILON = 1e-3
 
@@ -162,6 +162,19 @@ def test_rounding_of_recovered_statistics_is_explained(rng):
     assert run.told == []
 
 
+def test_one_unit_of_rounding_is_no_gap():
+    # All that float32 shows of a batch that moved a mean of 1e5 by less than one unit.
+    run = Simulation(momentum=0.999)
+    run.values[2] = 1e5  # the variance is 1
+    run.begin(warm=True)
+    after = run.values.copy()
+    after[2] = np.nextafter(np.float32(1e5), np.float32(2e5))
+    assert (after[2] - run.values[2]).min() / (1 - 0.999) > 5  # sigma
+    for step in range(1, 11):
+        list(run.watch.reading(step, after, run.values, 1))
+    assert run.told == []
+
+
 @pytest.mark.parametrize(
     "status", [Status.FROZEN, Status.SHARED, Status.RENORM, Status.REPLICAS]
 )
@@ -216,6 +229,7 @@ def test_a_slow_death_is_seen_at_its_own_pace(half_life, rng):
     dying, dead = run.watch.alerts
     assert dying.step < dead.step - half_life
     assert dying.threshold == pytest.approx(EPSILON / 10)
+    assert dying.count == (run.step - dying.step) // 10 + 1  # at every reading since
     assert dying.threshold < dying.value < 0.02
     assert "The variance falls geometrically in channel 6 of 24" in dying.message
 
@@ -273,10 +287,12 @@ def test_a_gamma_that_passes_through_zero_is_not_dying(rng):
 
 def test_gammas_that_all_fall_are_not_dying_channels(rng):
     batch = noisy(rng, *population(rng), 64)
-    run = Simulation().begin()
     start = rng.uniform(0.5, 1.5, 48)
-    run.train(600, batch, 2, lambda step: start * 0.99**step)
-    assert run.told == []
+    for rate in (0.99, 0.995):
+        rates = np.full(48, rate)
+        rates[DYING] = 0.99
+        run = Simulation().begin().train(600, batch, 2, lambda step: start * rates**step)  # noqa: B023
+        assert run.told == []
 
 
 def test_gammas_that_swing_are_not_dying(rng):

@@ -71,9 +71,10 @@ class DyingChannel(WindowRule):
         """The channels whose variance or gamma fell far enough, and steadily."""
         readings = window.readings
         moving = [reading.values[3] for reading in readings]
-        real = [window.variance(reading) for reading in (readings[0], readings[-1])]
-        alive = moving[-1] >= self.SHARE_OF_EPSILON * window.epsilon
-        variance = (self._fell(*real) | self._fell(moving[0], moving[-1])) & alive
+        variance = self._fell(moving[0], moving[-1])
+        if readings[0].share is not None:
+            variance |= self._fell(*map(window.variance, (readings[0], readings[-1])))
+        variance &= moving[-1] >= self.SHARE_OF_EPSILON * window.epsilon
         gammas = [reading.values[0] for reading in readings]
         gamma = self._fell(np.abs(gammas[0]), np.abs(gammas[-1])) & ~window.pruned
         found = _sinks(window, moving, variance, self.STEADY_SHARE)

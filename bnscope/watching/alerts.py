@@ -20,21 +20,17 @@ from bnscope.rules.stats_not_updating import StatsNotUpdating
 from bnscope.rules.train_inference_gap import TrainInferenceGap
 from bnscope.rules.trainable_changed import TrainableChanged
 from bnscope.rules.unsynchronized_replicas import UnsynchronizedReplicas
-from bnscope.rules.window import Booleans, Floats, Reading, Window
+from bnscope.rules.window import Booleans, Window
 from bnscope.statistics import channels
 from bnscope.statistics.layout import VARIABLES, Layout, Status
 from bnscope.watching.layers import pruned_layers
 from bnscope.watching.ledger import Alert, Found, Ledger
-from bnscope.watching.scales import Scales
+from bnscope.watching.series import Series
 
 __all__ = ["Alert", "Watch"]
 
 # Not updated, or more often than once a step.
 _OTHER_COUNT = frozenset({Status.FROZEN, Status.TIME_DISTRIBUTED, Status.SHARED})
-# Updated once a step, each moving value by the batch's own.
-_COUNTED = frozenset({Status.EXACT, Status.REPLICAS})
-# What is left of an initial variance of 1 then is less than any limit.
-_NO_SHARE = 1e-9
 _NOWHERE: frozenset[str] = frozenset()
 
 
@@ -55,9 +51,6 @@ class Watch:
             in the name of a checkpoint.
     """
 
-    _start: tuple[int, Array] | None  # as `fit` began
-    _previous: Array | None
-
     def __init__(
         self,
         layout: Layout,
@@ -69,8 +62,8 @@ class Watch:
         self.alerts: list[Alert] = [] if alerts is None else alerts
         self.counted = counted
         self._ledger = Ledger(self.alerts, every_channel)
-        self._forget(None)
-        self._set_layout(layout, _NOWHERE)
+        self._start: tuple[int, Array] | None = None  # as `fit` began
+        self._set_layout(layout, _NOWHERE, None)
 
     def begin(  # noqa: PLR0913  keywords
         self,
@@ -92,8 +85,7 @@ class Watch:
             warm: layers whose statistics are not the initial ones of step 0.
             replicas: among how many a batch is split.
         """
-        self._forget(graph)
-        self._set_layout(layout, warm)
+        self._set_layout(layout, warm, graph)
         self._replicas = replicas
         self._start = (step, values.copy())
 
@@ -104,9 +96,8 @@ class Watch:
             layout: the layers; some may be frozen now.
             warm: those whose statistics hold nothing of the initial ones any more.
         """
-        settled = self._settled
-        self._set_layout(layout, warm)
-        self._settled |= settled
+        self.layout = layout
+        self._series.set_layout(layout, warm)
 
     def reading(
         self,
@@ -130,11 +121,8 @@ class Watch:
         yield from self._invalid(step, values, self._layers_with(invalid))
         collapsed = _COLLAPSED.flagged_channels(values, self.layout.channel_epsilon)
         yield from self._collapsed(step, values, self._layers_with(collapsed & ~invalid))
-        reading = self._reading(step, values, trained)
-        if window is not None and trained is not None:
-            reading.before, reading.updates = _narrow(window.before), window.updates
-            reading.share_before = self._share(trained - window.updates)
-        yield from self._moving(reading, values)
+        windows = self._series.add(step, values, window, trained)
+        yield from self._moving(step, windows, values)
 
     def validation(self, step: int, updates: int, skip: frozenset[str]) -> Iterator[Alert]:
         """BN503 if validation starts with cold statistics.
@@ -218,24 +206,16 @@ class Watch:
             found = _AVERAGE.check_exchange(self._context, when)
             yield from self._layers(_AVERAGE, self._watched(found), step)
 
-    def _forget(self, graph: Graph | None) -> None:
+    def _set_layout(
+        self, layout: Layout, warm: frozenset[str], graph: Graph | None
+    ) -> None:
+        self.layout = layout
         self._context = None if graph is None else Context(graph)
         self._replicas = 1
         self._start = None
-        self._scales = Scales()
-        self._previous = None
-        self._under_penalty = _NOWHERE if graph is None else pruned_layers(graph)
-
-    def _set_layout(self, layout: Layout, warm: frozenset[str]) -> None:
-        self.layout = layout
-        counted = np.array([status in _COUNTED for status in layout.statuses], np.bool_)
-        is_warm = np.array([path in warm for path in layout.paths], np.bool_)
-        self._fresh = counted & ~is_warm  # what is left of the initial values is known
-        self._epsilon = layout.channel_epsilon.astype(np.float32)
-        self._counted = layout.spread(counted)
-        self._told = layout.spread([status is Status.EXACT for status in layout.statuses])
-        self._settled = layout.spread(is_warm)
-        self._pruned = layout.spread([path in self._under_penalty for path in layout.paths])
+        self._dying: dict[int, dict[tuple[int, int], float]] = {}
+        pruned = _NOWHERE if graph is None else pruned_layers(graph)
+        self._series = Series(layout, warm, pruned)
 
     def _layers_with(self, found: Booleans, share: float = 0.0) -> list[int]:
         """The layers of whose channels more than a share were found."""
@@ -291,73 +271,45 @@ class Watch:
             if alert is not None:
                 yield alert
 
-    def _moving(self, reading: Reading, values: Array) -> Iterator[Alert]:
+    def _moving(
+        self, step: int, windows: Iterable[tuple[Window, bool]], values: Array
+    ) -> Iterator[Alert]:
         """What the last readings show: BN505 and BN502."""
-        step = reading.step
-        for readings, apart in self._scales.add(reading):
-            window = self._window(readings)
+        dying: dict[int, list[StateProblem]] = {}
+        far: list[Found] = []
+        for window, apart in windows:
             for index in self._layers_with(_DYING.suspects(window)):
                 problems = _DYING.check_window(window.part(self.layout.part(index)))
-                yield from self._channels(_DYING, index, problems, step, values)
-            if apart and reading.before is not None:
-                yield from self._gap(step, window)
+                dying.setdefault(index, []).extend(problems)
+            if apart:
+                far += self._far(window)
+        for index, found in dying.items():
+            self._note_dying(index, found, values)
+            yield from self._channels(_DYING, index, found, step, values)
+        self._still_dying({index for index, found in dying.items() if found}, values)
+        far.sort(key=lambda each: -each[1].value)  # the largest gap is named
+        yield from self._layers(_GAP, far, step)
 
-    def _gap(self, step: int, window: Window) -> Iterator[Alert]:
-        """BN502; the layer with the largest gap is named."""
-        found: list[Found] = []
+    def _far(self, window: Window) -> Iterator[Found]:
+        """The layers with a gap between training and inference."""
         for index in self._layers_with(_GAP.suspects(window), _GAP.LEAST_SHARE):
-            problems = _GAP.check_window(window.part(self.layout.part(index)))
-            found += [(self.layout.paths[index], problem) for problem in problems]
-        found.sort(key=lambda each: -each[1].value)
-        yield from self._layers(_GAP, found, step)
+            for problem in _GAP.check_window(window.part(self.layout.part(index))):
+                yield self.layout.paths[index], problem
 
-    def _window(self, readings: Sequence[Reading]) -> Window:
-        layout = self.layout
-        return Window(
-            readings,
-            layout.channel_momentum,
-            self._epsilon,
-            self._told,
-            self._pruned,
-        )
+    def _note_dying(self, index: int, found: Sequence[StateProblem], values: Array) -> None:
+        """Notes where dying channels stand, to see whether they recover."""
+        for problem in found:
+            row = VARIABLES.index(problem.statistic)
+            for channel in problem.channels:
+                place = row, int(self.layout.starts[index]) + channel
+                self._dying.setdefault(index, {})[place] = 2.0 * abs(float(values[place]))
 
-    def _share(self, step: int) -> Floats | None:
-        """The share of the initial values in the moving ones, a channel each; None for none."""
-        if not self._fresh.any():
-            return None
-        shares = np.where(self._fresh, np.array(self.layout.momentum) ** step, 0.0)
-        if shares.max() < _NO_SHARE:
-            return None
-        return np.asarray(self.layout.spread(shares.astype(np.float32)))
-
-    def _reading(self, step: int, values: Array, trained: int | None) -> Reading:
-        reading = Reading(step, _narrow(values))
-        if trained is not None:
-            reading.share = self._share(trained)
-        known = self._settled if trained is None else self._settled | self._counted
-        if not known.all():
-            reading.settled = known | self._settle(values[3])
-        return reading
-
-    def _settle(self, variance: Array) -> Booleans:
-        """The channels of which the readings show that they are settled from here on."""
-        # The share of the initial 1 is the same for all and no larger than the smallest
-        # variance: of a channel with twice that most is real.
-        least = np.full(variance.shape, np.inf)
-        for momentum in set(self.layout.momentum):
-            same = self.layout.channel_momentum == momentum
-            least[same] = variance[same].min()
-        self._settled |= variance >= 2.0 * least
-        if self._previous is not None:
-            self._settled |= variance >= self._previous
-        self._previous = variance.copy()
-        return np.array(self._settled)
-
-
-def _narrow(values: Array) -> Floats:
-    """In half the memory; beyond float32 is infinite."""
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+    def _still_dying(self, told: set[int], values: Array) -> None:
+        """Counts layers whose dying channels have not recovered, as those that are dead."""
+        for index, places in self._dying.items():
+            low = (abs(values[place]) <= most for place, most in places.items())
+            if index not in told and any(low):
+                self._ledger.seen(_DYING, self.layout.paths[index])
 
 
 _NAN = NanStatistics()
