@@ -122,6 +122,7 @@ def test_each_replica_needs_values_of_its_own(batch, replicas, options, expected
     alerts = list(watch.batch_size(1, batch))
     assert [(alert.code, alert.layer) for alert in alerts] == expected
     if alerts:
+        assert alerts[0].code == "BN408"
         assert "split over 4 replicas" in alerts[0].message
         assert (alerts[0].value, alerts[0].threshold) == (31, 32)
 

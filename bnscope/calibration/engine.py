@@ -131,7 +131,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and some for command
         shown: takes how far the work is.
     """
     check_arguments(method, batch_size, steps, memory_limit)
-    norms = _batch_norms(model)
+    norms = batch_norms(model)
     made = model if inplace else _copied(model)
     limit = default_limit() if memory_limit is None else memory_limit
     batches = read_batches(x, batch_size, steps, limit)
@@ -142,7 +142,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and some for command
         run.measure(method)
         expected = None if inplace else run.outputs(model)
         values = {path: _values(norm) for path, norm in norms.items()}
-    made_norms = dict(zip(norms, _batch_norms(made).values(), strict=True))
+    made_norms = dict(zip(norms, batch_norms(made).values(), strict=True))
     _assign(made_norms, values)
     if not inplace and not _alike(expected, run.outputs(made)):
         raise _not_copied(model, "the copy computes something else")
@@ -260,8 +260,18 @@ def check_arguments(
             )
 
 
-def _batch_norms(model: Any) -> dict[str, Any]:
-    """The BN layers of a model by path, in forward order."""
+def batch_norms(
+    model: Any, otherwise: str = "so there is nothing to recalibrate"
+) -> dict[str, Any]:
+    """The BN layers of a model by path, in forward order.
+
+    Args:
+        model: a model.
+        otherwise: what follows of there being none.
+
+    Raises:
+        UnsupportedModelError: if it is not built, or has none.
+    """
     norms = live.batch_norms(model)
     if not model.built or not all(norm.built for norm in norms.values()):
         raise UnsupportedModelError(
@@ -270,8 +280,7 @@ def _batch_norms(model: Any) -> dict[str, Any]:
         )
     if not norms:
         raise UnsupportedModelError(
-            f'"{model.name}" has no BatchNormalization layer, so there is nothing to '
-            "recalibrate.",
+            f'"{model.name}" has no BatchNormalization layer, {otherwise}.',
             "Use `bnscope inspect` to see which layers are found.",
         )
     return norms
@@ -305,7 +314,7 @@ def _copied(model: Any) -> Any:
             warnings.filterwarnings("ignore", "Skipping variable loading", UserWarning)
             made = copy.deepcopy(model)
         # Those of a subclassed model may have got new names.
-        same = len(_batch_norms(made)) == len(_batch_norms(model))
+        same = len(batch_norms(made)) == len(batch_norms(model))
     except UnsupportedModelError:
         raise
     except Exception as error:

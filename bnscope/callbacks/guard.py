@@ -17,7 +17,6 @@ from bnscope.callbacks.updates import UpdateCounter
 from bnscope.errors import BnscopeError, first_line
 from bnscope.rules.base import plural
 from bnscope.rules.nan_statistics import NanStatistics
-from bnscope.statistics.layout import Layout
 from bnscope.watching.alerts import Alert, Watch
 from bnscope.watching.choice import Choice
 from bnscope.watching.layers import warm
@@ -165,17 +164,10 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         if self._paths != layout.paths:
             self._paths = layout.paths
             self._warm = frozenset() if self._step else warm(layout, values)
-        self._begin_watch(layout, values)
+        self._watch.begin(layout, self._step, values, graph=reader.graph, warm=self._warm)
         self._board = board_for(self._model, self.params)
         self._board.alerts.connect(self._heard)
         self._board.marks.connect(self._marked)
-
-    def _begin_watch(self, layout: Layout, values: Array) -> None:
-        """Looks from here on; readings before are not compared with those that follow."""
-        if self._watch is not None and self._reader is not None:
-            self._watch.begin(
-                layout, self._step, values, graph=self._reader.graph, warm=self._warm
-            )
 
     def _look(self) -> None:
         """Reads, once a step, and acts."""
@@ -221,7 +213,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
             self._warm |= frozenset(mark.layers)
         if mark.act is Act.FREEZE:
             layout = layout.frozen(mark.layers)
-        self._begin_watch(layout, self._reader.read(self._updates.in_fit))
+        self._watch.written(layout, self._warm)
 
     def _restore(self, restorer: Restorer, values: Array) -> None:
         """Puts values back, where that helps."""

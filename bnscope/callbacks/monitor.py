@@ -144,12 +144,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
-        updates = self._updates.advance()
-        if self._waiting:  # the first step has built it
+        updates, fresh = self._updates.advance(), self._waiting
+        if fresh:  # the first step has built it
             self._begin()
-        elif self._reader is not None:
-            if self._observer is not None:
-                self._tell(self._observer.batches(self._step, updates))
+        if self._observer is not None:
+            self._tell(self._observer.batches(self._step, updates))
+        if self._reader is not None and not fresh:
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
@@ -259,18 +259,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
         """Makes ready to raise alerts in this `fit`."""
-        self._begin_watch(watch, reader, layout)
-        self._observer = Observer(
-            self._model,
-            [reader.layers[path] for path in layout.paths],
-            watch,
-            self._read_anew,
-            (self.params or {}).get("steps"),
-            self._flags,
-        )
-
-    def _begin_watch(self, watch: Watch, reader: Reader, layout: Layout) -> None:
-        """Looks from here on; readings before are not compared with those that follow."""
         watch.begin(
             layout,
             self._step,
@@ -278,6 +266,14 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             graph=reader.graph,
             warm=self._warm,
             replicas=reader.replicas,
+        )
+        self._observer = Observer(
+            self._model,
+            [reader.layers[path] for path in layout.paths],
+            watch,
+            self._read_anew,
+            (self.params or {}).get("steps"),
+            self._flags,
         )
 
     def _read_anew(self) -> Array:
@@ -340,11 +336,16 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         return later // self.update_freq > earlier // self.update_freq
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
-        for alert in alerts:
-            self._board.announce(alert)
-            if self._recorder is not None:
-                # A copy: its count goes on.
-                self._background.add(self._recorder.alert, replace(alert))
+        """Tells alerts, which are looked for now; whatever is met there, training goes on."""
+        try:
+            for alert in alerts:
+                self._board.announce(alert)
+                if self._recorder is not None:
+                    # A copy: its count goes on.
+                    self._background.add(self._recorder.alert, replace(alert))
+        except Exception as error:  # noqa: BLE001
+            self._watch = self._observer = None
+            say(f"no alerts are raised any more ({first_line(error)}); training goes on")
 
     def _marked(self, mark: Mark) -> None:
         """Records what a callback did to the model; the last reading is out of date."""
@@ -359,7 +360,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if mark.act is Act.RECALIBRATE:
             self._warm |= frozenset(layers)
         if self._watch is not None:
-            self._begin_watch(self._watch, self._reader, self._recorder.layout)
+            self._watch.written(self._recorder.layout, self._warm)
         told = replace(mark, layers=tuple(layers))
         self._background.add(self._recorder.mark, self._step, told)
         if not self._training:

@@ -232,7 +232,9 @@ class StateRule(Rule):
 class ChannelRule(StateRule):
     """A rule on the values of one BN layer that judges each channel by itself."""
 
-    def bad_channels(self, values: Array, epsilon: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
         """Which channels are bad, of one layer or of many side by side.
 
         Args:
@@ -243,6 +245,16 @@ class ChannelRule(StateRule):
             Booleans of shape `(channels,)`.
         """
         raise NotImplementedError
+
+
+class RunRule(Rule):
+    """A rule on what a run does with BN, which no saved model shows."""
+
+    while_training = True
+
+    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
+        """Finds nothing in a saved model."""
+        return iter(())
 
 
 def plural(count: int, noun: str) -> str:

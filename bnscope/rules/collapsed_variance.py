@@ -47,7 +47,9 @@ class CollapsedVariance(ChannelRule):
     SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
     LARGEST_VARIANCE = 1e6
 
-    def bad_channels(self, values: Array, epsilon: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
         """Those whose variance has collapsed or exploded; invalid ones are BN303's."""
         return self._collapsed(values[3], epsilon) | self._exploded(values[3])
 

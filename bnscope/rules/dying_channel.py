@@ -25,9 +25,9 @@ class DyingChannel(WindowRule):
     - Its moving variance fell by that factor while the variance of each of the five mini-batches
       was below epsilon/10 already: the channel is constant, and the moving variance only has not
       followed yet.
-    - Its gamma fell likewise, towards a hundredth of the layer's median: from at least a fifth of the
-      median, at a rate that is steady within a fifth, while nine of ten of the other channels
-      changed by less than a tenth of it on a logarithmic scale.
+    - Its gamma fell likewise, towards a hundredth of the layer's median: from at least a fifth
+      of the median, at a rate that is steady within a fifth, while nine of ten of the other
+      channels changed by less than a tenth of it on a logarithmic scale.
 
     ## Why is this bad
     A channel whose variance goes to 0 carries nothing, and what is left of it is multiplied by
@@ -41,7 +41,7 @@ class DyingChannel(WindowRule):
     ## When it is quiet
     The fall from the initial variance 1 to the first real one, which is taken off where the
     updates are counted; where they are not (`bnscope track`, shared layers) a channel counts
-    only once its variance has risen or stood still. Channels below the limit already: they are
+    only once its variance has risen, stood still, or was twice the smallest of the model. Channels below the limit already: they are
     dead, which BN304 says. Gamma under an L1 penalty, which is there to make it 0, and gamma
     that swings through 0. What dies between two checkpoints of `bnscope track` is seen by BN304
     when it is dead: five readings of the fall are needed.

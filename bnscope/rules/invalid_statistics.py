@@ -43,7 +43,9 @@ class InvalidStatistics(ChannelRule):
         "statistics."
     )
 
-    def bad_channels(self, values: Array, epsilon: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
         """Those with a value that is not finite, or a negative variance."""
         del epsilon
         return np.asarray(~np.isfinite(values).all(0) | (values[3] < 0))

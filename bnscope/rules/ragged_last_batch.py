@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnscope.graph.batchnorm import is_frozen, momentum, values_a_sample
-from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem, plural
+from bnscope.rules.base import Context, RunRule, Severity, StateProblem, plural
 
 
-class RaggedLastBatch(Rule):
+class RaggedLastBatch(RunRule):
     """The last batch of an epoch is so small that it spoils the moving statistics.
 
     ## What it does
@@ -43,7 +43,6 @@ class RaggedLastBatch(Rule):
     advice = (
         "Drop the remainder (drop_remainder=True), or choose a batch size that leaves none."
     )
-    while_training = True
 
     LARGEST_SHARE_OF_OTHERS = 0.25
     LARGEST_LOSS = 0.05
@@ -86,7 +85,3 @@ class RaggedLastBatch(Rule):
             self.LARGEST_LOSS,
             self.severity,
         )
-
-    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
-        """Finds nothing in a saved model: it needs a run."""
-        return iter(())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from bnscope.bn import BatchNormState
-from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem, plural
+from bnscope.rules.base import RunRule, Severity, StateProblem, plural
 
 
-class StatsNotUpdating(Rule):
+class StatsNotUpdating(RunRule):
     """The moving statistics of a trainable layer did not change in an epoch of training.
 
     ## What it does
@@ -41,7 +39,6 @@ class StatsNotUpdating(Rule):
     name = "stats-not-updating"
     severity = Severity.ERROR
     advice = "Pass training on in every call; to keep the statistics, set trainable=False."
-    while_training = True
 
     def check_states(
         self, before: BatchNormState, after: BatchNormState, updates: int
@@ -68,7 +65,3 @@ class StatsNotUpdating(Rule):
             None,
             self.severity if initial else Severity.WARNING,
         )
-
-    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
-        """Finds nothing in a saved model; BN301 does."""
-        return iter(())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem
+from bnscope.rules.base import RunRule, Severity, StateProblem
 
 
-class TrainableChanged(Rule):
+class TrainableChanged(RunRule):
     """`trainable` was changed after the training was compiled, and was not compiled again.
 
     ## What it does
@@ -37,7 +35,6 @@ class TrainableChanged(Rule):
     name = "trainable-changed"
     severity = Severity.ERROR
     advice = "Call compile after changing trainable."
-    while_training = True
 
     def check_flag(self, trainable: bool, compiled: bool) -> StateProblem | None:  # noqa: FBT001
         """Whether the flag differs from that with which the training was made.
@@ -58,7 +55,3 @@ class TrainableChanged(Rule):
             float(compiled),
             self.severity,
         )
-
-    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
-        """Finds nothing in a saved model: it needs a run."""
-        return iter(())

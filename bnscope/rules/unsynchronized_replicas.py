@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnscope.graph.batchnorm import is_frozen, values_a_sample
-from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem, plural
+from bnscope.rules.base import Context, RunRule, Severity, StateProblem, plural
 
 
-class UnsynchronizedReplicas(Rule):
+class UnsynchronizedReplicas(RunRule):
     """A batch is split over replicas, and each normalizes with the statistics of its own part.
 
     ## What it does
@@ -37,7 +37,6 @@ class UnsynchronizedReplicas(Rule):
     name = "unsynchronized-replicas"
     severity = Severity.WARNING
     advice = "Set synchronized=True, or use larger batches."
-    while_training = True
 
     FEWEST_VALUES = 32
 
@@ -74,7 +73,3 @@ class UnsynchronizedReplicas(Rule):
             self.FEWEST_VALUES,
             self.severity,
         )
-
-    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
-        """Finds nothing in a saved model: it needs a run."""
-        return iter(())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnscope.bn import Array, batch_from_moving
-from bnscope.rules.base import Context, Problem, Rule, StateProblem
+from bnscope.rules.base import RunRule, StateProblem
 
 Floats = npt.NDArray[np.floating]
 Booleans = npt.NDArray[np.bool_]
@@ -133,7 +133,7 @@ def without_initial(variance: Floats, share: Floats | None) -> Floats:
     return variance if share is None else (variance - share) / (1 - share)
 
 
-class WindowRule(Rule):
+class WindowRule(RunRule):
     """A rule on how the values of BN move while a model trains.
 
     It looks in two steps, since all channels of all layers are looked at while training waits:
@@ -144,7 +144,6 @@ class WindowRule(Rule):
         LEAST_SHARE: of the channels of a layer so many must be suspects to look closer.
     """
 
-    while_training = True
     LEAST_SHARE: ClassVar[float] = 0.0
 
     def suspects(self, window: Window) -> Booleans:
@@ -154,7 +153,3 @@ class WindowRule(Rule):
     def check_window(self, window: Window) -> tuple[StateProblem, ...]:
         """What it finds in a window of one layer."""
         raise NotImplementedError
-
-    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
-        """Finds nothing in a saved model: it needs a run."""
-        return iter(())

@@ -55,6 +55,9 @@ class Watch:
             in the name of a checkpoint.
     """
 
+    _start: tuple[int, Array] | None  # as `fit` began
+    _previous: Array | None
+
     def __init__(
         self,
         layout: Layout,
@@ -66,8 +69,8 @@ class Watch:
         self.alerts: list[Alert] = [] if alerts is None else alerts
         self.counted = counted
         self._ledger = Ledger(self.alerts, every_channel)
-        self._start: tuple[int, Array] | None = None  # as `fit` began
-        self._set_layout(layout, _NOWHERE, None)
+        self._forget(None)
+        self._set_layout(layout, _NOWHERE)
 
     def begin(  # noqa: PLR0913  keywords
         self,
@@ -89,9 +92,21 @@ class Watch:
             warm: layers whose statistics are not the initial ones of step 0.
             replicas: among how many a batch is split.
         """
-        self._set_layout(layout, warm, graph)
+        self._forget(graph)
+        self._set_layout(layout, warm)
         self._replicas = replicas
         self._start = (step, values.copy())
+
+    def written(self, layout: Layout, warm: frozenset[str]) -> None:
+        """A callback has written to the layers.
+
+        Args:
+            layout: the layers; some may be frozen now.
+            warm: those whose statistics hold nothing of the initial ones any more.
+        """
+        settled = self._settled
+        self._set_layout(layout, warm)
+        self._settled |= settled
 
     def reading(
         self,
@@ -111,9 +126,9 @@ class Watch:
                 they are not known.
         """
         trained = step if self.counted else trained
-        invalid = _NAN.bad_channels(values, self.layout.channel_epsilon)
+        invalid = _NAN.flagged_channels(values, self.layout.channel_epsilon)
         yield from self._invalid(step, values, self._layers_with(invalid))
-        collapsed = _COLLAPSED.bad_channels(values, self.layout.channel_epsilon)
+        collapsed = _COLLAPSED.flagged_channels(values, self.layout.channel_epsilon)
         yield from self._collapsed(step, values, self._layers_with(collapsed & ~invalid))
         reading = self._reading(step, values, trained)
         if window is not None and trained is not None:
@@ -203,25 +218,24 @@ class Watch:
             found = _AVERAGE.check_exchange(self._context, when)
             yield from self._layers(_AVERAGE, self._watched(found), step)
 
-    def _set_layout(
-        self, layout: Layout, warm: frozenset[str], graph: Graph | None
-    ) -> None:
-        self.layout = layout
+    def _forget(self, graph: Graph | None) -> None:
         self._context = None if graph is None else Context(graph)
         self._replicas = 1
         self._start = None
         self._scales = Scales()
-        self._previous: Array | None = None
+        self._previous = None
+        self._under_penalty = _NOWHERE if graph is None else pruned_layers(graph)
+
+    def _set_layout(self, layout: Layout, warm: frozenset[str]) -> None:
+        self.layout = layout
         counted = np.array([status in _COUNTED for status in layout.statuses], np.bool_)
         is_warm = np.array([path in warm for path in layout.paths], np.bool_)
         self._fresh = counted & ~is_warm  # what is left of the initial values is known
         self._epsilon = layout.channel_epsilon.astype(np.float32)
         self._counted = layout.spread(counted)
-        exact = [status is Status.EXACT for status in layout.statuses]
-        self._told = layout.spread(exact)
+        self._told = layout.spread([status is Status.EXACT for status in layout.statuses])
         self._settled = layout.spread(is_warm)
-        pruned = _NOWHERE if graph is None else pruned_layers(graph)
-        self._pruned = layout.spread([path in pruned for path in layout.paths])
+        self._pruned = layout.spread([path in self._under_penalty for path in layout.paths])
 
     def _layers_with(self, found: Booleans, share: float = 0.0) -> list[int]:
         """The layers of whose channels more than a share were found."""
