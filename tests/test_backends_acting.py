@@ -664,6 +664,18 @@ def test_it_restores_the_channels_that_went_bad(variable, number, rng, randomize
     assert (batch[[0, 1, 2, 5]] > 0).all()
 
 
+def test_each_fit_says_once_that_it_restores(rng, capsys):
+    x, y = data(rng)
+    guard = BatchNormGuard(action="restore", update_freq=1)
+    for _ in range(2):
+        spoilers = [poison("first", 2), poison("second", 4)]
+        fit(make(), x, y, [*spoilers, guard])
+        out = capsys.readouterr().out
+        assert out.count("restored to the last finite values") == 1
+        assert "BN was restored at 2 readings, the last at step" in out
+    assert guard.restored == [2, 4, STEPS + 2, STEPS + 4]
+
+
 def test_what_is_written_behind_the_last_step_stays(rng):
     # Where the data end unannounced, JAX's trainer falls back on a state of its own.
     x, y = data(rng)
@@ -718,7 +730,8 @@ def test_nothing_is_restored_where_that_would_not_help(rng, capsys):
     assert not guard.restored
     out = capsys.readouterr().out
     assert out.count("BN is not restored: ") == 1
-    assert "between/kernel first) hold NaN or infinity too" in out
+    assert "of the model or its optimizer (" in out
+    assert "between/kernel first), and would spoil it again" in out
     assert "Go on from a checkpoint" in out
 
 
