@@ -77,6 +77,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         self._training = False
         self._begun = False
         self._looked: int | None = None
+        self._earlier = 0  # how often values were restored before this `fit`
         self._paths: tuple[str, ...] = ()
         self._warm: frozenset[str] = frozenset()
         self._board = Board()
@@ -96,6 +97,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader = self._watch = self._restorer = None
         self._begun = False
         self._looked = None
+        self._earlier = len(self.restored)
 
     @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -135,10 +137,10 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         """Says what went on."""
         del logs
         self._training = False
-        if len(self.restored) > 1:
+        restored = self.restored[self._earlier :]
+        if len(restored) > 1:
             say(
-                f"BN was restored at {len(self.restored)} readings, the last at step "
-                f"{self.restored[-1]}"
+                f"BN was restored at {len(restored)} readings, the last at step {restored[-1]}"
             )
 
     def _give_up(self, error: Exception) -> None:
@@ -228,7 +230,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         elif layers:
             first = f"{layers[0]} and {len(layers) - 1} more" if layers[1:] else layers[0]
             text = f"{first} restored to the last finite values, at step {self._step}"
-            if not self.restored:
+            if len(self.restored) == self._earlier:
                 say(f"{text}; training goes on")
             self.restored.append(self._step)
             self._board.marks.tell(Mark(Act.RESTORE, layers, text))
@@ -236,10 +238,10 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
 
 def _hopeless(elsewhere: Sequence[str]) -> str:
     return (
-        f"BN is not restored: {plural(len(elsewhere), 'other variable')} of the model and its "
-        f"optimizer ({elsewhere[0]} first) hold NaN or infinity too and would spoil it again. Go "
-        "on from a checkpoint, with a smaller learning rate or clipped gradients; action="
-        '"stop" ends such a training'
+        f"BN is not restored: NaN or infinity stands in {plural(len(elsewhere), 'variable')} "
+        f"beside it too, of the model or its optimizer ({elsewhere[0]} first), and would spoil "
+        "it again. Go on from a checkpoint, with a smaller learning rate or clipped gradients; "
+        'action="stop" ends such a training'
     )
 
 
