@@ -23,7 +23,7 @@ class Cause:
     advice: str
 
 
-def small(text: str) -> Cause:
+def small_batches(text: str) -> Cause:
     """The verdict that the batches are too small, for this reason."""
     return Cause(
         Verdict.SMALL_BATCH,

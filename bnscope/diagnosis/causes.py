@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bnscope.diagnosis import wording
-from bnscope.diagnosis.cause import Cause, small
+from bnscope.diagnosis.cause import Cause, small_batches
 from bnscope.diagnosis.evidence import (
     OTHER_OUTPUTS,
     SAME_OUTPUTS,
@@ -142,7 +142,7 @@ def small_batch(evidence: Evidence) -> Cause | None:
     few = [x for x in evidence.layers if x.values and x.values < SmallBatch.FEWEST_VALUES]
     if few and apart >= NOISY_OUTPUTS:
         least = min(few, key=lambda layer: layer.values or 0)
-        return small(
+        return small_batches(
             f'In batches of {evidence.batch_size} samples a mean at "{least.layer}" is made of '
             f"{least.values} values, mostly noise: outputs with batch statistics lie {apart:.2g} "
             "standard deviations from those with the statistics of all samples."
@@ -151,7 +151,7 @@ def small_batch(evidence: Evidence) -> Cause | None:
     if not small or evidence.distance(INFERENCE, RECALIBRATED) < OTHER_OUTPUTS:
         return None
     first = small[0]
-    return small(
+    return small_batches(
         f'At "{first.layer}" the moving means fit, but the moving variances are '
         f"{first.ratio:.2g} of those of the data, as batches of about "
         f"{round(1.0 / (1.0 - first.ratio))} values make them."
@@ -162,7 +162,7 @@ def remaining(evidence: Evidence) -> Cause | None:
     """Batch statistics are better than all others, for no reason found above."""
     if not (evidence.has_gap and evidence.has_remainder):
         return None
-    return small(
+    return small_batches(
         "The moving statistics fit the data, and still the statistics of a batch are better: the "
         "network has come to depend on what else is in its batch."
     )

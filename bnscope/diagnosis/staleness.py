@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bnscope.bn import LARGEST_INITIAL_SHARE, initial_share, is_cold, updates_until
 from bnscope.diagnosis import wording
-from bnscope.diagnosis.cause import Cause, small
+from bnscope.diagnosis.cause import Cause, small_batches
 from bnscope.diagnosis.evidence import OTHER_OUTPUTS, TRAINING, VALIDATION, Evidence
 from bnscope.diagnosis.measuring import INFERENCE, RECALIBRATED
 from bnscope.diagnosis.result import LayerDiagnosis, Verdict
@@ -118,7 +118,7 @@ def _swinging(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | No
         f"and it is {worst.shift:.2g} sigma off in the median channel."
     )
     if worst.momentum >= LOW_MOMENTUM:
-        return small(text)
+        return small_batches(text)
     return Cause(
         Verdict.MOMENTUM,
         [text],
