@@ -12,22 +12,15 @@ import numpy as np
 
 from bnscope.calibration.engine import batch_norms, recalibration
 from bnscope.calibration.result import LayerStatistics
-from bnscope.diagnosis import wording
-from bnscope.diagnosis.causes import Cause, find_cause
+from bnscope.diagnosis import rows, wording
+from bnscope.diagnosis.cause import Cause
+from bnscope.diagnosis.causes import find_cause
 from bnscope.diagnosis.evidence import CODES, Evidence
-from bnscope.diagnosis.measuring import MODES, Measured, Swap, measure, swaps
+from bnscope.diagnosis.measuring import MODES, Measured, measure, swaps
 from bnscope.diagnosis.probe import Mode, Probe
 from bnscope.diagnosis.result import Diagnosis, LayerDiagnosis
 from bnscope.diagnosis.samples import Batch, Sampling, read_samples
 from bnscope.diagnosis.scoring import Scorer
-from bnscope.diagnosis.statistics import (
-    Flow,
-    divergences,
-    noise,
-    remainder,
-    shifts,
-    unlikeness,
-)
 from bnscope.errors import BnscopeError
 from bnscope.graph import kinds, read
 from bnscope.graph.batchnorm import is_batch_norm
@@ -123,17 +116,17 @@ class _Run:
             training = measure(probe, batches, scorer, self.tick)
             validation = self._measured(probe, others, scorer)
             layers = [
-                _layer(*each, samples=np.median([len(b) for b in batches]))
+                rows.layer(*each, samples=np.median([len(b) for b in batches]))
                 for each in zip(norms.values(), found, training.flows, strict=True)
             ]
-            layers = _shifted(layers, training, validation)
+            layers = rows.shifted(layers, training, validation)
             evidence = self._evidence(training, validation, layers, batches, others)
             part = self._part(batches, len(norms)) if evidence.has_gap else []
             if part:
                 self.total += len(part) * (2 * len(norms) + 2)
                 made = scorer() if scorer is not None else None
                 good = MODES[evidence.better]
-                layers = _swapped(layers, swaps(probe, part, made, good, self.tick))
+                layers = rows.swapped(layers, swaps(probe, part, made, good, self.tick))
                 evidence = replace(evidence, layers=tuple(layers))
         cause = find_cause(evidence)
         return Diagnosis(
@@ -276,58 +269,3 @@ def _fixed(model: Any) -> int | None:
         if tensor.shape and tensor.shape[0] is not None
     }
     return min(sizes, default=None)
-
-
-def _layer(norm: Any, found: LayerStatistics, flow: Flow, samples: float) -> LayerDiagnosis:
-    """What is known of one layer before layers are swapped."""
-    moving = found.old_mean, found.old_variance
-    epsilon, seen = found.epsilon, flow.calls > 0
-    return LayerDiagnosis(
-        layer=found.layer,
-        momentum=float(norm.momentum),
-        epsilon=epsilon,
-        frozen=not norm.trainable,
-        mean=found.mean,
-        variance=found.variance,
-        moving_mean=found.old_mean,
-        moving_variance=found.old_variance,
-        shifts=shifts(found.mean, found.variance, found.old_mean, epsilon),
-        divergences=divergences((found.mean, found.variance), moving, epsilon),
-        calls=flow.calls,
-        values=int(np.median(flow.values)) if seen else None,
-        initial=remainder(flow.all, moving) if seen else 0.0,
-        noise=noise(flow, float(norm.momentum), epsilon) if seen else None,
-        unlike=unlikeness(flow, samples, epsilon) if seen else None,
-        calls_apart=flow.calls_apart(epsilon) if seen else 0.0,
-        reason=found.reason,
-    )
-
-
-def _shifted(
-    layers: Sequence[LayerDiagnosis], training: Measured, validation: Measured | None
-) -> list[LayerDiagnosis]:
-    """The layers with the shift between training and validation data."""
-    if validation is None:
-        return list(layers)
-    return [
-        replace(layer, validation_kl=_between(one, other, layer.epsilon))
-        for layer, one, other in zip(layers, training.flows, validation.flows, strict=True)
-    ]
-
-
-def _between(one: Flow, other: Flow, epsilon: float) -> float | None:
-    if not one.calls or not other.calls:
-        return None
-    known, new = ((flow.all.mean, flow.all.variance) for flow in (one, other))
-    return float(np.median(divergences(new, known, epsilon)))
-
-
-def _swapped(
-    layers: Sequence[LayerDiagnosis], found: Sequence[Swap] | None
-) -> list[LayerDiagnosis]:
-    if found is None:
-        return list(layers)
-    return [
-        replace(layer, causes=swap.causes, repairs=swap.repairs)
-        for layer, swap in zip(layers, found, strict=True)
-    ]
