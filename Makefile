@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # TensorFlow's start-up chatter, and a look for GPUs that the tests do not use.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-all test-backends test-distributed lint format docs bench clean
+.PHONY: help demo test test-all test-backends test-distributed test-browser lint format docs bench clean
 
 help:
 	@echo "make demo      train, watch, lint and fold a small AlexNet (about two minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  run the slow tests too"
 	@echo "make test-backends      run the callbacks on JAX and PyTorch, in .venv-jax and .venv-torch"
 	@echo "make test-distributed   run the monitor on several devices and processes"
+	@echo "make test-browser  test the TensorBoard tab in Chromium"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff format the code"
 	@echo "make docs      write docs/rules from the rules"
@@ -42,10 +43,10 @@ demo: $(VENV)/demo
 	$(BIN)/bnscope demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not slow and not distributed"
+	$(BIN)/python -m pytest -n auto -m "not slow and not distributed and not browser"
 
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not distributed"
+	$(BIN)/python -m pytest -n auto -m "not distributed and not browser"
 
 # What runs on every backend: the files named test_backends*.py.
 test-backends: $(VENV)-jax/done $(VENV)-torch/done
@@ -55,6 +56,11 @@ test-backends: $(VENV)-jax/done $(VENV)-torch/done
 test-distributed: $(VENV)/dev $(VENV)-jax/done
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/test_distributed.py
 	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest tests/test_distributed.py
+
+# Installs no browser, but says what is missing.
+test-browser: $(VENV)/dev
+	$(BIN)/python tests/browser/browser.py
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -73,6 +79,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/monitor.py
 	$(BIN)/python benchmarks/fold.py
 	$(BIN)/python benchmarks/recalibrate.py
+	$(BIN)/python benchmarks/tab.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-torch .mypy_cache .ruff_cache .pytest_cache .hypothesis

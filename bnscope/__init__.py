@@ -41,7 +41,7 @@ _PUBLIC = {
 }
 
 # Public modules.
-_MODULES = ("callbacks", "testing")
+_MODULES = ("callbacks", "plots", "testing")
 
 __all__ = [
     "BnscopeError",

@@ -115,6 +115,24 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         super().set_model(model)
         self._flags.fit_follows(model)
 
+    def plot(self, layer: str | None = None) -> Any:
+        """Draws what was recorded so far; `bnscope.plots` has more figures.
+
+        Args:
+            layer: path of a layer, for the quantiles of its statistics; None for the trends of
+                the whole model.
+
+        Returns:
+            A `plotly.graph_objects.Figure`.
+
+        Raises:
+            BnscopeError: if plotly is not installed.
+            ValueError: if there is no such layer.
+        """
+        from bnscope import plots
+
+        return plots.trends(self) if layer is None else plots.layer(self, layer)
+
     @ends_nothing
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits for the first epoch: other callbacks may restore a checkpoint yet."""

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         inspect,
         lint,
         recalibrate,
+        report,
         rule,
         track,
     )
@@ -88,6 +89,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bnscope {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (lint, fix, inspect, rule, fold, diagnose, recalibrate, track, demo):
+    for command in (
+        lint,
+        fix,
+        inspect,
+        rule,
+        fold,
+        diagnose,
+        recalibrate,
+        track,
+        report,
+        demo,
+    ):
         command.add(commands)
     return parser

@@ -52,6 +52,26 @@ def last_step(log_dir: str | Path) -> int | None:
     return int(steps[-1]) if len(steps) else None
 
 
+def find(log_dir: str | Path) -> dict[str, Path]:
+    """The runs below a log directory, as TensorBoard finds them.
+
+    Args:
+        log_dir: a log directory of one run or of several.
+
+    Returns:
+        The directories that hold events of bnscope, by the run's name, in the order of names.
+    """
+    root = Path(log_dir)
+    found = {path.parent for path in root.rglob("events.out.tfevents.*.bnscope")}
+    return {run_name(path.relative_to(root).as_posix()): path for path in sorted(found)}
+
+
+def run_name(directory: str) -> str:
+    """What people call a run: its directory without the `bnscope/` that its events are in."""
+    name = directory.removesuffix(DIRECTORY).rstrip("/")
+    return name if name not in {"", "."} else directory
+
+
 def _files(log_dir: str | Path) -> list[Path]:
     directory = Path(log_dir)
     if (directory / DIRECTORY).is_dir():
@@ -77,12 +97,12 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
 
     content = value.metadata.plugin_data.content
     if content:
-        _describe(run, json.loads(content))
+        describe(run, json.loads(content))
     data = make_ndarray(value.tensor)
     if value.tag == schema.START:
         run.forget_after(step)
         run.starts.append(json.loads(data.item()))
-    elif value.tag == schema.ALERT:
+    elif schema.is_alert(value.tag):
         run.alerts.append(json.loads(data.item()))
     elif value.tag == schema.MARK:
         run.marks.append(json.loads(data.item()))
@@ -96,7 +116,12 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         run.add(Record(step, pending.pop(step), np.asarray(data)))
 
 
-def _describe(run: Run, content: dict[str, Any]) -> None:
+def describe(run: Run, content: dict[str, Any]) -> None:
+    """Tells a run what the axes of its tensors mean, as the `plugin_content` has it.
+
+    Raises:
+        BnscopeError: if a later version wrote it.
+    """
     version = content.get("version")
     if not isinstance(version, int) or version > schema.VERSION:
         raise BnscopeError(
@@ -108,3 +133,4 @@ def _describe(run: Run, content: dict[str, Any]) -> None:
         run.forget_after(-1)  # another model; what it has cannot stand in one series
         run.starts.clear()
         run.layers, run.widths = axes
+    run.statuses = tuple(content.get("statuses", run.statuses))

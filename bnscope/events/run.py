@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bnscope.bn import Array
 from bnscope.events.schema import MAX_CHANNEL_RECORDS, MAX_RECORDS
-from bnscope.statistics.channels import FIELDS
+from bnscope.statistics.channels import FIELDS, STATUSES
 from bnscope.statistics.layout import STATISTICS, VARIABLES
 from bnscope.statistics.quantiles import COLUMNS
 from bnscope.statistics.replicas import DIVERGENCE
@@ -37,6 +37,7 @@ class Run:
         alerts: the alerts as they are written to JSON.
         marks: what callbacks did to the layers: `act` (`recalibrate`, `restore`, `freeze`),
             `step`, `layers`, `message`.
+        statuses: what the numbers of the field `status` stand for.
     """
 
     layers: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Run:
     starts: list[Mapping[str, Any]] = field(default_factory=list)
     alerts: list[Mapping[str, Any]] = field(default_factory=list)
     marks: list[Mapping[str, Any]] = field(default_factory=list)
+    statuses: tuple[str, ...] = tuple(map(str, STATUSES))
     _records: list[Record] = field(default_factory=list, repr=False)
     _channels: list[tuple[int, npt.NDArray[Any]]] = field(default_factory=list, repr=False)
     _divergence: list[tuple[int, npt.NDArray[Any]]] = field(
@@ -115,9 +117,68 @@ class Run:
         Raises:
             ValueError: if there is no such layer, statistic or column.
         """
+        return self.across(name, column)[:, _index(layer, self.layers, "layer")]
+
+    def across(self, name: str, column: str = "q50") -> Array:
+        """One statistic of every layer over the logged steps.
+
+        Args:
+            name: the statistic, as in `statistic`.
+            column: which number of its channels, as in `statistic`.
+
+        Returns:
+            Float64 of shape `(records, layers)`, NaN where it could not be told.
+
+        Raises:
+            ValueError: if there is no such statistic or column.
+        """
+        row = _index(name, STATISTICS, "statistic")
+        place = _index(column, COLUMNS, "column")
+        return self._gathered([record.summary[:, row, place] for record in self._records])
+
+    def quantiles(self, layer: str, name: str) -> Array:
+        """One statistic of one layer over the logged steps, with all its columns.
+
+        Args:
+            layer: path of the layer.
+            name: the statistic, as in `statistic`.
+
+        Returns:
+            Float64 of shape `(records, columns)`.
+
+        Raises:
+            ValueError: if there is no such layer or statistic.
+        """
         index = _index(layer, self.layers, "layer")
         row = _index(name, STATISTICS, "statistic")
-        return self.statistics[:, index, row, _index(column, COLUMNS, "column")]
+        parts = [record.summary[index, row] for record in self._records]
+        return self._gathered(parts, len(COLUMNS))
+
+    def field(self, name: str) -> Array:
+        """One field of every layer over the logged steps.
+
+        Args:
+            name: `updates`, `mean_error`, `variance_error`, `dead_share` or `status`.
+
+        Returns:
+            Float64 of shape `(records, layers)`.
+
+        Raises:
+            ValueError: if there is no such field.
+        """
+        place = _index(name, FIELDS, "field")
+        return self._gathered([record.fields[:, place] for record in self._records])
+
+    @property
+    def nbytes(self) -> int:
+        """What the values take in memory, in bytes."""
+        records = sum(each.summary.nbytes + each.fields.nbytes for each in self._records)
+        return records + sum(values.nbytes for _, values in self._channels)
+
+    def _gathered(self, parts: list[npt.NDArray[Any]], width: int | None = None) -> Array:
+        """One part of each record, stacked; all records as a whole take much more memory."""
+        empty = np.zeros((0, len(self.layers) if width is None else width))
+        return np.stack(parts).astype(np.float64) if parts else empty
 
     def channels(self, layer: str, name: str) -> Array:
         """One variable of every channel of a layer, at `channel_steps`.
@@ -156,6 +217,10 @@ class Run:
         self._divergence = [pair for pair in self._divergence if pair[0] <= step]
         self.alerts = [alert for alert in self.alerts if alert.get("step", 0) <= step]
         self.marks = [mark for mark in self.marks if mark.get("step", 0) <= step]
+
+    def without_channels(self) -> Run:
+        """A run of the same records that has the variables of no channel yet."""
+        return replace(self, _channels=[])
 
     def add_channels(self, step: int, variables: npt.NDArray[Any]) -> None:
         """Adds the variables of every channel; when there are too many, every second goes."""

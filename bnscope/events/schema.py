@@ -17,7 +17,8 @@ STATISTICS_TAG = "bnscope/statistics"  # float32 [layers, statistics, columns]
 LAYERS = "bnscope/layers"  # float32 [layers, fields]
 CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
 DIVERGENCE_TAG = "bnscope/divergence"  # float32 [layers, divergence]; several replicas only
-ALERT = "bnscope/alert"  # JSON: one alert
+ALERT = "bnscope/alert"  # JSON: one alert; further ones of a step under numbered tags
+ALERT_TEXT = "bnscope/alerts"  # the same for people
 MARK = "bnscope/mark"  # JSON: what a callback did to the layers
 
 # After so many records the cadence doubles.
@@ -42,6 +43,19 @@ def describe(layout: Layout) -> dict[str, Any]:
         "variables": list(VARIABLES),
         "divergence": list(DIVERGENCE),
     }
+
+
+def numbered(tag: str, number: int) -> str:
+    """The tag of the value of that number, counted from 0, at one step.
+
+    TensorBoard's default data server keeps one value of a tag at a step, the last one.
+    """
+    return f"{tag}/{number}" if number else tag
+
+
+def is_alert(tag: str) -> bool:
+    """Whether a tag holds alerts."""
+    return tag == ALERT or tag.startswith(f"{ALERT}/")
 
 
 class Thinning:

@@ -35,6 +35,7 @@ class RunWriter:
         self._file = EventFile(Path(log_dir) / DIRECTORY)
         self._content = dumps(schema.describe(layout)).encode()
         self._described: set[str] = set()
+        self._alerts_at: tuple[int, int] = (-1, 0)  # a step, and how many alerts it has
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
@@ -78,9 +79,12 @@ class RunWriter:
 
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
-        self._write(
-            step, lambda: [self._json(schema.ALERT, record), _text("bnscope/alerts", text)]
-        )
+        at, count = self._alerts_at
+        number = count if at == step else 0
+        self._alerts_at = (step, number + 1)
+        tags = (schema.numbered(tag, number) for tag in (schema.ALERT, schema.ALERT_TEXT))
+        ours, readable = tags
+        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
 
     def mark(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What a callback did to the layers, for machines and for people."""

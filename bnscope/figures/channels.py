@@ -1,0 +1,143 @@
+"""The channels of one layer: all of them through time, or one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.bn import Array
+from bnscope.events.run import Run
+from bnscope.figures import curves, labels, scales, theme
+from bnscope.figures.quantities import QUANTITIES, position, step_title
+from bnscope.figures.sheet import Sheet
+from bnscope.statistics.layout import VARIABLES
+
+SORTS = ("worst", "change", "number")
+_ROW = 14
+_LEAST_HEIGHT, _MOST_HEIGHT = 220, 700
+_NONE_YET = "values of every channel are recorded at the end of epochs"
+
+
+def channel_map(
+    run: Run, layer: str, variable: str = "moving_variance", sort: str = "worst"
+) -> Any:
+    """One variable of every channel of a layer, at the recorded epochs.
+
+    Args:
+        run: the run.
+        layer: path of the layer.
+        variable: `gamma`, `beta`, `moving_mean` or `moving_variance`.
+        sort: which channels stand at the top: `"worst"` (not finite, then the smallest
+            variance or |gamma|, the largest |mean| or |beta|), `"change"` (those that changed
+            most), or `"number"`.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        ValueError: if there is no such layer, variable or order.
+    """
+    position(run, layer)
+    if sort not in SORTS:
+        raise ValueError(f"There is no order {sort!r}; there are {', '.join(SORTS)}.")
+    values = run.channels(layer, variable)
+    quantity = QUANTITIES[variable]
+    height = int(np.clip(_ROW * values.shape[1], _LEAST_HEIGHT, _MOST_HEIGHT))
+    title = f"{labels.text(layer)}: {quantity.title} of every channel"
+    sheet = Sheet(title, height=height)
+    if not values.size:
+        return sheet.empty(_NONE_YET)
+    order = _order(values, variable, sort)
+    shown = values[:, order].T
+    scale = (
+        scales.log_colors(shown)
+        if quantity.log
+        else scales.colors(shown, signed=quantity.signed)
+    )
+    rows = [f"channel {channel}" for channel in order]
+    cells = scales.cells(run.channel_steps, rows, shown, scale, name=variable)
+    sheet.make_room(rows)
+    sheet.draw([cells])
+    sheet.label_steps(step_title(run))
+    sheet.axis("x", showgrid=False, zeroline=False)
+    sheet.axis("y", autorange="reversed", type="category", showgrid=False)
+    return sheet.figure()
+
+
+def channel(run: Run, layer: str, number: int | None = None) -> Any:
+    """One channel followed through time, over the middle 90 % of its layer's channels.
+
+    Args:
+        run: the run.
+        layer: path of the layer.
+        number: the channel, counted from 0; None for the one with the smallest variance at the
+            end.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        ValueError: if there is no such layer or channel.
+    """
+    width = run.widths[position(run, layer)]
+    if number is None:
+        variances = run.channels(layer, "moving_variance")
+        number = (
+            int(_order(variances, "moving_variance", "worst")[0]) if len(variances) else 0
+        )
+    if not 0 <= number < width:
+        raise ValueError(
+            f"There is no channel {number}; {layer} has channels 0 to {width - 1}."
+        )
+    titles = [QUANTITIES[name].title for name in VARIABLES]
+    sheet = Sheet(f"{labels.text(layer)}: channel {number}", titles, columns=2)
+    if not len(run.channel_steps):
+        return sheet.empty(_NONE_YET)
+    for index, name in enumerate(VARIABLES):
+        log = QUANTITIES[name].log
+        values = run.channels(layer, name)
+        shown = scales.positive(values) if log else values
+        low, high = _middle(shown)
+        group = {"name": "5 to 95 % of the channels", "legendgroup": "others"}
+        others = curves.area(
+            run.channel_steps, low, high, theme.faded(theme.MOVING, 0.2), group
+        )
+        one = curves.line(
+            run.channel_steps,
+            shown[:, number],
+            color=theme.BATCH,
+            name=f"channel {number}",
+            legend=index == 0,
+        )
+        sheet.draw([others | {"showlegend": index == 0}, one], index)
+        if log:
+            sheet.log_axis(index, [shown])
+    sheet.label_steps(step_title(run))
+    return sheet.figure()
+
+
+def _order(values: Array, variable: str, sort: str) -> npt.NDArray[np.int64]:
+    """The channels, those at the top first."""
+    if sort == "number":
+        return np.arange(values.shape[1])
+    last = values[-1]
+    if sort == "change":
+        shown = np.log10(scales.positive(values)) if QUANTITIES[variable].log else values
+        badness = np.abs(shown[-1] - shown[0])
+    elif variable in {"gamma", "moving_variance"}:
+        badness = -np.abs(last)
+    else:
+        badness = np.abs(last)
+    broken = ~np.isfinite(values).all(0)
+    return np.argsort(-np.where(broken, np.inf, badness), kind="stable")
+
+
+def _middle(values: Array) -> tuple[Array, Array]:
+    """5 and 95 % quantile of the channels at each step."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    missing = np.isnan(finite).all(1)
+    finite[missing] = 0.0
+    low, high = np.nanquantile(finite, [0.05, 0.95], axis=1)
+    return np.where(missing, np.nan, low), np.where(missing, np.nan, high)

@@ -1,0 +1,55 @@
+"""The same layer in several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bnscope.events.run import Run
+from bnscope.figures import curves, labels, theme
+from bnscope.figures.quantities import QUANTITIES, step_title
+from bnscope.figures.sheet import Sheet, Trace
+from bnscope.statistics.layout import STATISTICS
+
+
+def comparison(runs: Mapping[str, Run], layer: str) -> Any:
+    """The quantiles of every statistic of one layer, each run in a colour.
+
+    Args:
+        runs: the runs by name; those that do not have the layer are left out.
+        layer: path of the layer.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        ValueError: if no run has the layer.
+    """
+    shown = {name: run for name, run in runs.items() if layer in run.layers}
+    if not shown:
+        raise ValueError(f"There is no layer {layer!r} in these runs.")
+    titles = [QUANTITIES[name].title.split(" = ")[0] for name in STATISTICS]
+    sheet = Sheet(labels.text(layer), titles, columns=2)
+    if not any(len(run.steps) for run in shown.values()):
+        return sheet.empty("nothing is recorded yet")
+    for index, statistic in enumerate(STATISTICS):
+        log = QUANTITIES[statistic].log
+        drawn: list[Trace] = []
+        for number, (name, run) in enumerate(shown.items()):
+            drawn += curves.quantile_band(
+                run,
+                layer,
+                statistic,
+                color=theme.RUNS[number % len(theme.RUNS)],
+                name=labels.text(name),
+                log=log,
+                extremes=False,
+                legend=index == 0,
+            )
+        sheet.draw(drawn, index)
+        if log:
+            sheet.log_axis(index, [trace["y"] for trace in drawn])
+        if not drawn:
+            sheet.say_empty("could not be told", index)
+    sheet.label_steps(step_title(*shown.values()))
+    return sheet.figure()

@@ -1,0 +1,154 @@
+"""Lines and bands over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.bn import Array
+from bnscope.events.run import Run
+from bnscope.figures import theme
+from bnscope.figures.scales import positive
+from bnscope.figures.sheet import Trace
+from bnscope.figures.thinning import Bins
+from bnscope.statistics.quantiles import COLUMNS
+
+_SHOWN = ("min", "q05", "q25", "q50", "q75", "q95", "max")
+# A line of so few values has markers.
+_FEW = 40
+_HOVER = (
+    "step %{x}<br>median %{customdata[3]:.4g}"
+    "<br>25 to 75 %: %{customdata[2]:.4g} to %{customdata[4]:.4g}"
+    "<br>5 to 95 %: %{customdata[1]:.4g} to %{customdata[5]:.4g}"
+    "<br>all: %{customdata[0]:.4g} to %{customdata[6]:.4g}"
+    "<br>not finite: %{customdata[7]:d}"
+)
+
+
+def quantile_band(  # noqa: PLR0913
+    run: Run,
+    layer: str,
+    statistic: str,
+    *,
+    color: str,
+    name: str,
+    log: bool,
+    extremes: bool = True,
+    legend: bool = True,
+) -> list[Trace]:
+    """The quantiles of one statistic of one layer: bands, the median, dotted extremes.
+
+    Returns:
+        Traces; none if the statistic could not be told at any step.
+    """
+    bins = Bins(run.steps)
+    values = run.quantiles(layer, statistic)
+    if not np.isfinite(values[:, COLUMNS.index("q50")]).any():
+        return []
+    binned = {
+        column: bins(values[:, COLUMNS.index(column)], column)
+        for column in (*_SHOWN, "nonfinite")
+    }
+    drawn = {
+        column: positive(binned[column]) if log else binned[column] for column in _SHOWN
+    }
+    group = {"legendgroup": name, "name": name}
+    made = [
+        area(bins.steps, drawn["q05"], drawn["q95"], theme.faded(color, 0.16), group),
+        area(bins.steps, drawn["q25"], drawn["q75"], theme.faded(color, 0.28), group),
+    ]
+    if extremes:
+        ends = (("min", "since_min"), ("max", "since_max"))
+        for column, since in ends:
+            reached = bins(values[:, COLUMNS.index(since)], since)
+            reached = np.where(np.isfinite(reached), reached, binned[column])
+            shown = positive(reached) if log else reached
+            made.append(_line(bins.steps, shown, color, group, dash="dot", width=1))
+    hover = np.stack([binned[column] for column in (*_SHOWN, "nonfinite")], -1)
+    median = _line(bins.steps, drawn["q50"], color, group, width=2) | {
+        "customdata": hover.astype(np.float32),
+        "meta": {"columns": [*_SHOWN, "nonfinite"]},
+        "hovertemplate": _HOVER + f"<extra>{name}</extra>",
+        "hoverinfo": None,
+        "showlegend": legend,
+    }
+    return [*made, median]
+
+
+def line(  # noqa: PLR0913
+    steps: Sequence[float] | npt.NDArray[Any],
+    values: Array,
+    *,
+    color: str,
+    name: str,
+    hover: Sequence[str] | None = None,
+    legend: bool = False,
+) -> Trace:
+    """One line; short ones have markers, so that single values are seen."""
+    made = _line(steps, values, color, {"name": name, "legendgroup": name}, width=2)
+    if np.isfinite(values).sum() <= _FEW:
+        made |= {"mode": "lines+markers", "marker": {"size": 5}}
+    return made | {
+        "showlegend": legend,
+        "hoverinfo": None,
+        "hovertemplate": f"step %{{x}}: %{{y:.4g}}{'<br>%{text}' if hover else ''}"
+        f"<extra>{name}</extra>",
+        "text": list(hover) if hover else None,
+    }
+
+
+def _line(  # noqa: PLR0913
+    steps: Any,
+    values: Array,
+    color: str,
+    group: dict[str, Any],
+    *,
+    width: float,
+    dash: str | None = None,
+) -> Trace:
+    return {
+        "type": "scatter",
+        "x": steps,
+        "y": values.astype(np.float32),
+        "mode": "lines",
+        "line": {"color": color, "width": width, "dash": dash},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        **group,
+    }
+
+
+def area(
+    steps: npt.NDArray[Any], low: Array, high: Array, color: str, group: dict[str, Any]
+) -> Trace:
+    """The area between two lines, in one piece for each stretch without a gap."""
+    xs: list[npt.NDArray[Any]] = []
+    ys: list[npt.NDArray[Any]] = []
+    for part in _stretches(np.isfinite(low) & np.isfinite(high)):
+        gap = [np.array([np.nan])] if xs else []
+        xs += [*gap, steps[part], steps[part][::-1]]
+        ys += [*gap, low[part], high[part][::-1]]
+    empty = np.zeros(0)
+    return {
+        "type": "scatter",
+        "x": np.concatenate([empty, *xs]).astype(np.float64),
+        "y": np.concatenate([empty, *ys]).astype(np.float32),
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": color,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        **group,
+    }
+
+
+def _stretches(there: npt.NDArray[np.bool_]) -> list[slice]:
+    """Where values are there without a gap."""
+    edges = np.flatnonzero(
+        np.diff(np.concatenate([[False], there, [False]]).astype(np.int8))
+    )
+    return [slice(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

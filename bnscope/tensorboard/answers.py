@@ -1,0 +1,195 @@
+"""What the tab asks for, out of the runs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bnscope import figures
+from bnscope.errors import BnscopeError
+from bnscope.events.provider import Source, State
+from bnscope.events.reader import run_name
+from bnscope.events.run import Run
+from bnscope.figures import labels, quantities
+from bnscope.tensorboard.store import Store
+
+# As many as there are colours.
+_MOST_RUNS = 8
+# Values of a query: `get(name, default, type=)` and `getlist(name)`, as werkzeug has them.
+_Query = Any
+
+
+def runs(store: Store, source: Source, query: _Query) -> Any:
+    """The runs that hold events of bnscope, and what can be chosen of each figure."""
+    del store, query
+    return {
+        "runs": [
+            {"name": name, "label": run_name(name)} for name in sorted(source.states())
+        ],
+        "statistics": [
+            {"name": name, "title": each.title, "column": each.column}
+            for name, each in quantities.QUANTITIES.items()
+        ],
+        "columns": [
+            {"name": name, "title": title}
+            for name, title in quantities.COLUMN_TITLES.items()
+        ],
+        "most_runs": _MOST_RUNS,
+    }
+
+
+def _version(state: State) -> str:
+    """A short text that changes as a run grows."""
+    return f"{zlib.crc32(repr(sorted(state)).encode()):08x}"
+
+
+def health(store: Store, source: Source, query: _Query) -> Any:
+    """How a run is doing: its alerts and its findings, the worst first, or why it is unreadable."""
+    name = _name(query)
+    try:
+        return store.health(source, name).to_dict()
+    except BnscopeError as error:
+        return {"error": error.message, "hint": error.hint}
+
+
+def model(store: Store, source: Source, query: _Query) -> Any:
+    """The layers of a run in forward order, with what is known of each."""
+    run = store.run(source, _name(query))
+    start = run.starts[-1] if run.starts else {}
+    rows = {row.get("layer"): row for row in start.get("layers") or ()}
+    watched = dict(zip(run.layers, run.widths, strict=True))
+    short = dict(zip(run.layers, labels.shortened(run.layers), strict=True))
+    names = list(dict.fromkeys([*rows, *watched]))
+    return {
+        "model": start.get("model"),
+        "layers": [
+            {
+                **{key: rows.get(name, {}).get(key) for key in _ROW},
+                "layer": name,
+                "short": short.get(name, name),
+                "watched": watched.get(name),
+                "status": _status(run, name),
+            }
+            for name in names
+        ],
+    }
+
+
+def steps(store: Store, source: Source, query: _Query) -> Any:
+    """The steps at which the values of every channel are there."""
+    return {"steps": store.run(source, _name(query), channels=True).channel_steps.tolist()}
+
+
+def figure(store: Store, source: Source, query: _Query) -> str:
+    """A figure, as plotly writes it to JSON."""
+    name = query.get("figure", "")
+    if name not in _FIGURES:
+        raise BnscopeError(
+            f"There is no figure {name!r}.", f"There are {', '.join(_FIGURES)}."
+        )
+    return str(_FIGURES[name](_Asked(store, source, query)).to_json())
+
+
+# What is taken of the rows of `bnscope inspect`.
+_ROW = (
+    "fed_by",
+    "feeds",
+    "channels",
+    "axis",
+    "momentum",
+    "epsilon",
+    "trainable",
+    "calls",
+    "folds_into",
+    "reason",
+    "detail",
+)
+
+
+class _Asked:
+    """What a figure is asked of.
+
+    Args:
+        store: the runs.
+        source: where they are read.
+        query: the query.
+    """
+
+    def __init__(self, store: Store, source: Source, query: _Query) -> None:
+        self._store = store
+        self._source = source
+        self._query = query
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._store.run(self._source, _name(self._query))
+
+    @property
+    def whole_run(self) -> Run:
+        """The run, with the values of every channel."""
+        return self._store.run(self._source, _name(self._query), channels=True)
+
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """The runs, by what people call them."""
+        names = self._query.getlist("run")[:_MOST_RUNS]
+        if not names:
+            raise BnscopeError("No run is chosen.", "Choose one.")
+        return {run_name(name): self._store.run(self._source, name) for name in names}
+
+    def text(self, name: str, default: str | None = None) -> Any:
+        """A value of the query; the default if it is not there or empty."""
+        return self._query.get(name) or default
+
+    def number(self, name: str) -> int | None:
+        """A whole number of the query; None if it is not there.
+
+        Raises:
+            BnscopeError: if it is none.
+        """
+        value = self._query.get(name)
+        if not value:
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            raise BnscopeError(f"{name} must be a whole number, got {value!r}.") from None
+
+
+_FIGURES: Mapping[str, Callable[[_Asked], Any]] = {
+    "trends": lambda asked: figures.trends(asked.runs),
+    "layers": lambda asked: figures.layer_map(
+        asked.run, asked.text("statistic", "moving_variance"), asked.text("column")
+    ),
+    "bands": lambda asked: figures.bands(asked.run, asked.text("layer", "")),
+    "histograms": lambda asked: figures.histograms(
+        asked.whole_run, asked.text("layer", ""), asked.number("step")
+    ),
+    "channels": lambda asked: figures.channel_map(
+        asked.whole_run,
+        asked.text("layer", ""),
+        asked.text("variable", "moving_variance"),
+        asked.text("sort", "worst"),
+    ),
+    "channel": lambda asked: figures.channel(
+        asked.whole_run, asked.text("layer", ""), asked.number("channel")
+    ),
+    "compare": lambda asked: figures.comparison(asked.runs, asked.text("layer", "")),
+}
+
+
+def _name(query: _Query) -> str:
+    name = query.get("run", "")
+    if not name:
+        raise BnscopeError("No run is chosen.", "Choose one.")
+    return str(name)
+
+
+def _status(run: Run, layer: str) -> str | None:
+    """Whether a layer's mini-batch statistics could be told at the last step."""
+    if layer not in run.layers or not len(run.steps):
+        return None
+    number = run.field("status")[-1, run.layers.index(layer)]
+    return run.statuses[int(number)] if 0 <= number < len(run.statuses) else None

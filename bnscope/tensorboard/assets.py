@@ -1,0 +1,46 @@
+"""The files of the tab: its own, and plotly's script out of plotly's package."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from bnscope.errors import BnscopeError
+
+# TensorBoard forbids browsers to guess, and the system's own table may say something else.
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
+_FOLDER = Path(__file__).parent / "static"
+PLOTLY = "plotly.min.js"
+
+
+def own() -> Mapping[str, str]:
+    """The names of the tab's own files, and the type of each."""
+    return {
+        path.name: _TYPES[path.suffix]
+        for path in sorted(_FOLDER.iterdir())
+        if path.suffix in _TYPES
+    }
+
+
+def read(name: str) -> bytes:
+    """One of the tab's own files."""
+    return (_FOLDER / name).read_bytes()
+
+
+@cache
+def plotly() -> bytes:
+    """Plotly's script, compressed with gzip.
+
+    Raises:
+        BnscopeError: if plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise BnscopeError(
+            "plotly is not installed.",
+            "Install it with: pip install 'bnscope[tensorboard]'",
+        ) from error
+    return gzip.compress(get_plotlyjs().encode(), 5, mtime=0)

@@ -1,0 +1,199 @@
+// One layer: quantiles over steps, its channels, one of them, and their distribution.
+
+import {chip, choice, element, link, number, plural} from './dom.js';
+import {Figure} from './figure.js';
+import {get} from './server.js';
+
+const VARIABLES = ['moving_variance', 'moving_mean', 'gamma', 'beta'];
+const SORTS = [
+  {name: 'worst', title: 'worst first'},
+  {name: 'change', title: 'changed most first'},
+  {name: 'number', title: 'by number'},
+];
+
+export async function layer(app, page) {
+  const run = app.run.name;
+  const [known, health, {steps}] = await Promise.all(
+    ['model', 'health', 'steps'].map((route) => get(route, {run})),
+  );
+  const watched = known.layers.filter((each) => each.watched);
+  const shown =
+    watched.find((each) => each.layer === app.state.layer) ??
+    (app.state.layer ? null : first(watched, health));
+  page.append(picker(app, watched, shown));
+  if (!shown) {
+    page.append(element('p', {class: 'empty'}, `${app.state.layer} is not watched in this run.`));
+    return;
+  }
+  const here = {run, layer: shown.layer};
+  page.append(
+    facts(shown),
+    alerts(app, health, shown),
+    new Figure(`Statistics of ${shown.layer} over steps`, {figure: 'bands', ...here}).root,
+    ...channels(app, here, shown, health),
+    ...histograms(app, here, steps),
+  );
+}
+
+// The layer to begin with: the one in most trouble.
+function first(watched, health) {
+  const names = health.troubles.map((trouble) => trouble.layer);
+  return watched.find((each) => each.layer === names[0]) ?? watched[0];
+}
+
+function picker(app, watched, shown) {
+  const index = watched.indexOf(shown);
+  const step = (offset, text) => {
+    const other = watched[index + offset];
+    return element(
+      'button',
+      {
+        disabled: !other || index < 0,
+        title: other && index >= 0 ? other.layer : null,
+        onclick: () => app.go({layer: other.layer, channel: '', step: ''}),
+      },
+      text,
+    );
+  };
+  const options = watched.map((each) => ({name: each.layer, title: each.layer}));
+  if (!shown) options.unshift({name: '', title: 'choose a layer'});
+  return element(
+    'div',
+    {class: 'controls'},
+    choice('Layer', options, shown?.layer ?? '', (name) =>
+      app.go({layer: name, channel: '', step: ''}),
+    ),
+    step(-1, 'Previous'),
+    step(1, 'Next'),
+  );
+}
+
+function facts(shown) {
+  const parts = [
+    plural(shown.watched, 'channel'),
+    shown.momentum === null ? null : `momentum ${number(shown.momentum)}`,
+    shown.epsilon === null ? null : `epsilon ${number(shown.epsilon)}`,
+    shown.fed_by?.length ? `fed by ${shown.fed_by.join(', ')}` : null,
+    shown.folds_into ? `folds into ${shown.folds_into}` : null,
+    shown.trainable === false ? 'frozen' : null,
+    shown.status && shown.status !== 'exact'
+      ? `mini-batch statistics not told: ${shown.status}`
+      : null,
+  ];
+  return element('p', {class: 'note'}, parts.filter(Boolean).join(' · '));
+}
+
+function alerts(app, health, shown) {
+  const found = health.troubles.filter((trouble) => trouble.layer === shown.layer);
+  return element(
+    'div',
+    {class: 'alerts'},
+    found.map((trouble) =>
+      element(
+        'p',
+        {},
+        chip(trouble.severity),
+        ` ${trouble.code} ${trouble.name} since step ${trouble.since}`,
+        trouble.until === null ? '' : `, no more at step ${trouble.until}`,
+        `: ${trouble.message} `,
+        element('i', {}, trouble.advice),
+        ' ',
+        trouble.channels
+          .slice(0, 8)
+          .map(([channel, step]) =>
+            link(
+              `channel ${channel}: step ${step}`,
+              () => app.go({channel: String(channel)}, {replace: true}),
+              'Follow this channel',
+            ),
+          ),
+      ),
+    ),
+  );
+}
+
+function channels(app, here, shown, health) {
+  const variable = app.state.variable || VARIABLES[0];
+  const sort = app.state.sort || SORTS[0].name;
+  const one = new Figure(`One channel of ${shown.layer} through time`, {
+    figure: 'channel',
+    ...here,
+    channel: channel(app, shown, health),
+  });
+  const follow = (chosen) => {
+    app.keep({channel: String(chosen)});
+    input.value = chosen;
+    one.set({channel: String(chosen)});
+  };
+  const all = new Figure(
+    `Every channel of ${shown.layer} through time`,
+    {figure: 'channels', ...here, variable, sort},
+    {click: (event) => follow(Number(event.points[0].y.replace('channel ', '')))},
+  );
+  const input = element('input', {
+    type: 'number',
+    min: 0,
+    max: shown.watched - 1,
+    value: channel(app, shown, health),
+    onchange: () => {
+      const chosen = Math.min(Math.max(Math.round(Number(input.value)), 0), shown.watched - 1);
+      follow(chosen);
+    },
+  });
+  const titles = app.catalogue.statistics.filter((each) => VARIABLES.includes(each.name));
+  return [
+    element('h2', {}, 'Channels'),
+    element(
+      'div',
+      {class: 'controls'},
+      choice('Variable', titles, variable, (name) => {
+        app.keep({variable: name});
+        all.set({variable: name});
+      }),
+      choice('Order', SORTS, sort, (name) => {
+        app.keep({sort: name});
+        all.set({sort: name});
+      }),
+      element('span', {class: 'note'}, 'Click on a channel to follow it.'),
+    ),
+    all.root,
+    element('div', {class: 'controls'}, element('label', {class: 'choice'}, 'Channel', input)),
+    one.root,
+  ];
+}
+
+// The channel to follow: the chosen one, else the first that an alert names.
+function channel(app, shown, health) {
+  if (app.state.channel) return app.state.channel;
+  const found = health.troubles.find((trouble) => trouble.layer === shown.layer);
+  return found?.channels.length ? String(found.channels[0][0]) : '';
+}
+
+function histograms(app, here, steps) {
+  const step = Number(app.state.step || steps.at(-1));
+  const figure = new Figure(`Distribution of the channels of ${here.layer}`, {
+    figure: 'histograms',
+    ...here,
+    step: app.state.step ?? '',
+  });
+  const heading = element('h2', {}, 'Distribution');
+  if (steps.length < 2) return [heading, figure.root];
+  const nearest = steps.reduce(
+    (best, each, i) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? i : best),
+    0,
+  );
+  const shown = element('output', {}, `step ${steps[nearest]}`);
+  const slider = element('input', {
+    type: 'range',
+    min: 0,
+    max: steps.length - 1,
+    value: nearest,
+    oninput: () => (shown.textContent = `step ${steps[slider.value]}`),
+    onchange: () => {
+      app.keep({step: String(steps[slider.value])});
+      figure.set({step: steps[slider.value]});
+    },
+  });
+  const label = element('label', {class: 'choice'}, 'Step', slider, shown);
+  return [heading, element('div', {class: 'controls'}, label), figure.root];
+}

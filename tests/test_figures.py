@@ -1,0 +1,271 @@
+"""Figures: that they show what was recorded, early steps, extremes and NaN included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnscope import figures, plots
+from bnscope.errors import BnscopeError
+from bnscope.events.run import Record, Run
+from bnscope.figures import labels, scales
+from bnscope.figures.thinning import Bins
+from bnscope.health import examine
+from bnscope.statistics.channels import FIELDS
+from bnscope.statistics.layout import STATISTICS
+from bnscope.statistics.quantiles import COLUMNS
+
+VARIANCE, MEAN = STATISTICS.index("moving_variance"), STATISTICS.index("moving_mean")
+LAYERS = ("net/stem_bn", "net/block/bn", "net/<b>bold</b>_bn")
+WIDTHS = (3, 5, 4)
+
+
+@pytest.fixture
+def run(rng):
+    """Twelve steps of three layers; every channel at every fourth step."""
+    made = Run(LAYERS, WIDTHS)
+    for step in range(10, 130, 10):
+        summary = rng.normal(size=(3, len(STATISTICS), len(COLUMNS)))
+        summary[..., :7] = np.sort(summary[..., :7], -1)
+        positive = (VARIANCE, 5, 7)
+        summary[:, positive] = np.sort(np.abs(summary[:, positive]) + 1e-3, -1)
+        summary[..., 8] = summary[..., 11] = 0
+        summary[..., 9], summary[..., 10] = summary[..., 0], summary[..., 6]
+        fields = np.zeros((3, len(FIELDS)))
+        made.add(Record(step, summary.astype(np.float32), fields.astype(np.float32)))
+        if step % 40 == 0:
+            variables = rng.normal(size=(4, sum(WIDTHS))).astype(np.float32)
+            variables[3] = np.exp(variables[3])
+            made.add_channels(step, variables)
+    rows = [
+        {"layer": name, "channels": width, "momentum": 0.9, "epsilon": 1e-3}
+        for name, width in zip(LAYERS, WIDTHS, strict=True)
+    ]
+    made.starts.append({"layers": rows, "model": "net", "params": {"counting": "exact"}})
+    return made
+
+
+def traces(figure, kind):
+    return [trace for trace in figure.data if trace.type == kind]
+
+
+@pytest.mark.parametrize("statistic", [*STATISTICS, "dead_share"])
+def test_the_map_holds_every_layer_at_every_step(run, statistic):
+    (cells,) = traces(figures.layer_map(run, statistic), "heatmap")
+    column = "min" if statistic == "moving_variance" else "q50"
+    expected = (
+        run.field(statistic) if statistic == "dead_share" else run.across(statistic, column)
+    )
+    np.testing.assert_allclose(cells.customdata, expected.T, rtol=1e-6)
+    assert list(cells.x) == list(run.steps)
+    assert list(cells.y) == [labels.text(path) for path in LAYERS]
+
+
+def test_an_extreme_does_not_hide_the_other_colours(run):
+    run._records[5].summary[1, VARIANCE, 0] = 1e-36
+    (cells,) = traces(figures.layer_map(run), "heatmap")
+    ordinary = np.log10(run.across("moving_variance", "min"))
+    middle = float(np.median(ordinary))
+    assert middle - 5.1 < cells.zmin < middle
+    assert cells.colorbar.ticktext[0].startswith("≤")
+    assert cells.customdata[1][5] == np.float32(1e-36)
+
+
+def test_values_that_are_not_finite_are_crossed(run):
+    record = run._records[7]
+    record.summary[2, VARIANCE, :8] = np.nan
+    record.summary[2, VARIANCE, 11] = 4
+    figure = figures.layer_map(run)
+    (crosses,) = traces(figure, "scatter")
+    assert (list(crosses.x), list(crosses.y)) == ([80], [labels.text(LAYERS[2])])
+    assert list(crosses.customdata) == [4]
+    assert np.isnan(figure.data[0].z[2][7])
+
+
+def test_a_long_run_shows_its_first_step_its_extremes_and_its_nan():
+    count = 4000
+    steps = np.arange(1, count + 1) * 25
+    values = np.ones((count, 1))
+    values[1111] = 7.0
+    values[2222] = np.nan
+    values[2900:2960] = np.nan
+    bins = Bins(steps)
+    assert len(bins.steps) <= 600
+    assert (bins.steps[0], bins.steps[-1]) == (25, 100_000)
+    for column in ("max", "q50"):
+        binned = bins(values, column)
+        assert np.nanmax(binned) == 7.0
+        where = bins.steps[np.nanargmax(binned)]
+        assert steps[1111] <= where < steps[1111] + 25 * bins.size
+    assert np.isnan(bins(values, "q50")).sum() >= 60 // bins.size - 1
+    assert np.nanmin(bins(-values, "min")) == -7.0
+
+
+def test_the_bands_of_a_layer_hold_its_quantiles(run):
+    figure = figures.bands(run, LAYERS[1])
+    medians = {
+        trace.meta["panel"]: trace for trace in figure.data if trace.customdata is not None
+    }
+    hover = medians["gamma"].customdata
+    np.testing.assert_allclose(
+        hover[:, :7], run.quantiles(LAYERS[1], "gamma")[:, :7], rtol=1e-6
+    )
+    inner = next(
+        t for t in figure.data if t.fill == "toself" and t.meta["panel"] == "gamma"
+    )
+    low, high = (run.statistic(LAYERS[1], "gamma", column) for column in ("q05", "q95"))
+    np.testing.assert_allclose(inner.y, [*low, *high[::-1]], rtol=1e-6)
+
+
+def test_a_band_with_a_gap_is_drawn_in_two_pieces(run):
+    run._records[4].summary[1, 0, :8] = np.nan
+    figure = figures.bands(run, LAYERS[1])
+    area = next(t for t in figure.data if t.fill == "toself" and t.meta["panel"] == "gamma")
+    assert np.isnan(area.x).sum() == 1
+    assert len(area.x) == 2 * 4 + 1 + 2 * 7
+
+
+def test_alerts_and_epsilon_are_marked(run):
+    run.alerts.append({"layer": LAYERS[1], "code": "BN304", "step": 70})
+    run.alerts.append({"layer": LAYERS[0], "code": "BN501", "step": 30})
+    figure = figures.bands(run, LAYERS[1])
+    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {70}
+    texts = {note.text for note in figure.layout.annotations}
+    assert {"BN304", "epsilon 0.001"} <= texts
+    assert "BN501" not in texts
+
+
+@pytest.mark.parametrize(
+    ("variable", "worst"),
+    [("moving_variance", np.argmin), ("moving_mean", lambda v: np.argmax(np.abs(v)))],
+)
+def test_the_worst_channel_stands_at_the_top(run, variable, worst):
+    figure = figures.channel_map(run, LAYERS[1], variable)
+    last = run.channels(LAYERS[1], variable)[-1]
+    assert figure.data[0].y[0] == f"channel {worst(last)}"
+    number = int(worst(last))
+    np.testing.assert_allclose(
+        figure.data[0].customdata[0],
+        run.channels(LAYERS[1], variable)[:, number],
+        rtol=1e-6,
+    )
+
+
+def test_a_channel_that_is_not_finite_is_worse_than_any(run):
+    run._channels[0][1][3, WIDTHS[0] + 2] = np.nan
+    assert figures.channel_map(run, LAYERS[1]).data[0].y[0] == "channel 2"
+
+
+def test_one_channel_is_followed(run):
+    figure = figures.channel(run, LAYERS[1], 4)
+    followed = [trace for trace in figure.data if trace.name == "channel 4"]
+    assert len(followed) == 4
+    np.testing.assert_allclose(
+        followed[0].y, run.channels(LAYERS[1], "gamma")[:, 4], rtol=1e-6
+    )
+    lowest = int(np.argmin(run.channels(LAYERS[1], "moving_variance")[-1]))
+    assert f"channel {lowest}" in figures.channel(run, LAYERS[1]).layout.title.text
+
+
+def test_histograms_count_every_channel_and_name_those_that_are_not_finite(run):
+    run._channels[-1][1][0, :2] = np.inf
+    figure = figures.histograms(run, LAYERS[0])
+    counts = [int(trace.y.sum()) for trace in figure.data]
+    assert counts == [1, 3, 3, 3]
+    assert "gamma (2 not finite)" in {note.text for note in figure.layout.annotations}
+    assert "at step 120" in figure.layout.title.text
+    assert "at step 40" in figures.histograms(run, LAYERS[0], 55).layout.title.text
+
+
+def test_trends_name_the_layer_that_a_value_is_of(run):
+    run._records[3].summary[2, VARIANCE, 9] = 1e-9
+    (smallest, *_) = figures.trends({"run": run}).data
+    assert smallest.y[3] == np.float32(1e-9)
+    assert smallest.text[3] == labels.text(LAYERS[2])
+
+
+def test_runs_are_compared_at_the_layers_they_have(run):
+    other = Run(("other",), (3,))
+    figure = figures.comparison({"a <i>": run, "b": other}, LAYERS[0])
+    assert {trace.name for trace in figure.data} == {"a &lt;i&gt;"}
+    with pytest.raises(ValueError, match="There is no layer 'x' in these runs"):
+        figures.comparison({"a": run}, "x")
+
+
+def test_what_is_not_recorded_is_said_and_not_drawn(run):
+    for record in run._records:
+        record.summary[:, 4:6] = np.nan
+    said = {note.text for note in figures.layer_map(run, "batch_mean").layout.annotations}
+    assert "the mini-batch mean could not be told in this run" in said
+    bare = Run(LAYERS, WIDTHS)
+    for figure in (
+        figures.layer_map(bare),
+        figures.bands(bare, LAYERS[0]),
+        figures.trends({"a": bare}),
+        figures.channel_map(bare, LAYERS[0]),
+        figures.channel(bare, LAYERS[0]),
+        figures.histograms(bare, LAYERS[0]),
+        figures.comparison({"a": bare}, LAYERS[0]),
+    ):
+        assert not figure.data
+        assert len(figure.layout.annotations) == 1
+
+
+def test_labels_are_short_and_none_twice():
+    long = "backbone/" + "x" * 30 + "/first_long_name_bn"
+    other = "backbone/" + "x" * 30 + "/final_long_name_bn"
+    found = labels.shortened(["backbone/a", long, other])
+    assert found[0] == "a"
+    assert all(len(label) <= 34 for label in found)
+    assert len(set(found)) == 3
+    assert labels.shortened(["only/one"]) == ["only/one"]
+
+
+def test_zero_and_negative_variances_stand_below_the_others():
+    shown = scales.positive(np.array([0.0, -1.0, 1e-3, np.nan, np.inf]))
+    assert shown[0] == shown[1] == pytest.approx(1e-4)
+    assert np.isnan(shown[3])
+    assert np.isinf(shown[4])
+
+
+def test_health_names_the_worst_that_lasts_first(run):
+    for layer, code, severity, step, channel in (
+        (LAYERS[0], "BN304", "warning", 20, 1),
+        (LAYERS[1], "BN304", "warning", 60, 0),
+        (LAYERS[1], "BN304", "warning", 100, 3),
+        (LAYERS[2], "BN777", "error", 90, None),
+    ):
+        run.alerts.append(
+            {
+                "layer": layer,
+                "code": code,
+                "severity": severity,
+                "step": step,
+                "channel": channel,
+                "channels": [] if channel is None else [channel],
+                "message": "m",
+                "advice": "a",
+                "value": 1.0,
+            }
+        )
+    run._channels[-1][1][3, WIDTHS[0] + 3] = 1e-9
+    health = examine(run)
+    assert health.verdict == "error"
+    found = [(each.layer, each.since, each.until) for each in health.troubles]
+    assert found == [(LAYERS[2], 90, None), (LAYERS[1], 60, None), (LAYERS[0], 20, 120)]
+    lasting = health.troubles[1]
+    assert lasting.channels == ((0, 60), (3, 100))
+    assert lasting.value == pytest.approx(1e-9)
+    assert "1e-09 in channel 3 of 5" in lasting.message
+
+
+def test_plots_take_a_run_from_wherever_it_is(run, tmp_path):
+    class Monitor:
+        history = run
+
+    expected = figures.layer_map(run).to_json()
+    assert plots.layers(run).to_json() == plots.layers(Monitor()).to_json() == expected
+    with pytest.raises(BnscopeError, match="There is no run in int 3"):
+        plots.layers(3)
+    with pytest.raises(BnscopeError, match="holds no events of bnscope"):
+        plots.layers(tmp_path)
