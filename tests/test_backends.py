@@ -156,6 +156,19 @@ def test_mini_batches_are_told_in_mixed_precision(policy, rng):
     assert_told(monitor.history, log, range(1, STEPS + 1))
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX keeps the values elsewhere")
+def test_where_the_running_values_are_not_found_keras_is_asked(rng, monkeypatch):
+    def nowhere(variables, model):
+        return [("elsewhere", 0)] * len(variables)
+
+    monkeypatch.setattr("bnscope.backend._places", nowhere)
+    made, seen = model(rng)
+    made.compile("sgd", "mse")
+    log, monitor = Log(seen), BatchNormMonitor(update_freq=2)
+    fit(made, [monitor, log], *data(rng))
+    assert_told(monitor.history, log, [2, 4, 6])
+
+
 def test_renorm_is_told_from_the_moving_deviation(rng):
     made, seen = model(rng, renorm=True)
     made.compile(keras.optimizers.SGD(1e-3), "mse")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,9 @@ from bnscope.figures import labels, scales
 from bnscope.figures.thinning import Bins
 from bnscope.health import examine
 from bnscope.statistics.channels import FIELDS
-from bnscope.statistics.layout import STATISTICS
+from bnscope.statistics.layout import STATISTICS, Layout, Status
 from bnscope.statistics.quantiles import COLUMNS
+from bnscope.watching.recorder import Recorder
 
 VARIANCE, MEAN = STATISTICS.index("moving_variance"), STATISTICS.index("moving_mean")
 LAYERS = ("net/stem_bn", "net/block/bn", "net/<b>bold</b>_bn")
@@ -99,6 +102,36 @@ def test_a_long_run_shows_its_first_step_its_extremes_and_its_nan():
         assert steps[1111] <= where < steps[1111] + 25 * bins.size
     assert np.isnan(bins(values, "q50")).sum() >= 60 // bins.size - 1
     assert np.nanmin(bins(-values, "min")) == -7.0
+
+
+@pytest.mark.slow
+def test_a_run_of_100000_steps_shows_early_steps_extremes_and_nan():
+    """As the monitor records it: every tenth step is read, and thinned more and more."""
+    layout = Layout(("bn",), (4,), (0.9,), (1e-3,), (Status.EXACT,), (True,), (True,))
+    recorder = Recorder(layout, None, details=False, failed=pytest.fail)
+    values = np.ones((4, 4))
+    for step in range(10, 100_001, 10):
+        shown = values
+        if step == 70_010:
+            shown = values * 1e6
+        if step >= 95_000:
+            shown = values * np.nan
+        recorder.step(step, None, shown, 0, warm=frozenset())
+    recorder.close()
+    run = recorder.run
+    assert len(run.steps) <= 4000
+    figure = figures.layer_map(run, "moving_variance", "since_max")
+    (cells,) = traces(figure, "heatmap")
+    assert (cells.x[0], cells.x[-1]) == (10, 100_000)
+    assert 70_010 <= cells.x[int(np.nanargmax(cells.customdata[0]))] < 70_500
+    (crosses,) = traces(figure, "scatter")
+    assert 95_000 <= min(crosses.x) < 95_500
+    largest = next(
+        t
+        for t in figures.trends({"run": run}).data
+        if t.meta["panel"] == "largest moving variance"
+    )
+    assert np.nanmax(largest.y) == pytest.approx(1e6)
 
 
 def test_the_bands_of_a_layer_hold_its_quantiles(run):
@@ -268,4 +301,19 @@ def test_plots_take_a_run_from_wherever_it_is(run, tmp_path):
     with pytest.raises(BnscopeError, match="There is no run in int 3"):
         plots.layers(3)
     with pytest.raises(BnscopeError, match="holds no events of bnscope"):
+        plots.layers(tmp_path)
+
+
+def test_without_plotly_it_is_said_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    with pytest.raises(
+        BnscopeError, match=r"plotly is not installed. .*bnscope\[tensorboard\]"
+    ):
+        plots.layers(run)
+
+
+def test_without_tensorboard_it_is_said_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "bnscope").mkdir()
+    monkeypatch.setitem(sys.modules, "tensorboard.util.tensor_util", None)
+    with pytest.raises(BnscopeError, match="read by TensorBoard, which is not installed"):
         plots.layers(tmp_path)

@@ -171,7 +171,8 @@ def test_one_unit_of_rounding_is_no_gap():
     after[2] = np.nextafter(np.float32(1e5), np.float32(2e5))
     assert (after[2] - run.values[2]).min() / (1 - 0.999) > 5  # sigma
     for step in range(1, 11):
-        list(run.watch.reading(step, after, run.values, 1))
+        window = Window(run.values[2:], after[2:], 1)
+        list(run.watch.reading(step, after, window))
     assert run.told == []
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bnscope.bn import Array
-from bnscope.errors import BnscopeError
 from bnscope.figures import theme
+from bnscope.figures.library import plotly
 
 # A trace as plotly has it, with a type.
 Trace = dict[str, Any]
@@ -176,13 +176,7 @@ class Sheet:
         Raises:
             BnscopeError: if plotly is not installed.
         """
-        try:
-            from plotly import graph_objects as go
-        except ImportError as error:
-            raise BnscopeError(
-                "plotly is not installed.",
-                "Install it with: pip install 'bnscope[tensorboard]'",
-            ) from error
+        go = plotly("plotly.graph_objects")
         return go.Figure({"data": self.data, "layout": self.layout})
 
     def _place(self, rows: int, gap: float) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bnscope import figures
-from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
 from bnscope.figures import theme
+from bnscope.figures.library import script
 from bnscope.health import Found, Health, Trouble, examine
 from bnscope.reporting.markup import Markup, chip, joined, table, tag
 from bnscope.rules.base import plural
@@ -70,7 +70,8 @@ class Page:
             BnscopeError: if plotly is not installed.
         """
         themes = dumps({"light": theme.template(), "dark": theme.template(dark=True)})
-        scripts = [_plotly(), _module("download.js"), (_HERE / "report.js").read_text()]
+        plotly = script().replace("</script", "<\\/script")
+        scripts = [plotly, _module("download.js"), (_HERE / "report.js").read_text()]
         data = [
             tag("script", _inert(text), type="application/json", id=f"figure-{number}")
             for number, text in enumerate(self._data)
@@ -85,7 +86,7 @@ class Page:
             tag("main", *self._parts, class_="report"),
             *data,
             tag("script", _inert(themes), type="application/json", id="themes"),
-            *(tag("script", Markup(script)) for script in scripts),
+            *(tag("script", Markup(text)) for text in scripts),
         ]
         page = tag("html", tag("head", *head), tag("body", *body), lang="en")
         return f"<!doctype html>\n{page}\n"
@@ -269,14 +270,3 @@ def _module(name: str) -> str:
     """One of the tab's modules as a plain script."""
     text = (_STATIC / name).read_text(encoding="utf-8")
     return re.sub(r"^export ", "", text, flags=re.MULTILINE)
-
-
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise BnscopeError(
-            "plotly is not installed.",
-            "Install it with: pip install 'bnscope[tensorboard]'",
-        ) from error
-    return str(get_plotlyjs()).replace("</script", "<\\/script")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from bnscope.errors import BnscopeError
+from bnscope.figures.library import script
 
 # TensorBoard forbids browsers to guess, and the system's own table may say something else.
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -36,11 +36,4 @@ def plotly() -> bytes:
     Raises:
         BnscopeError: if plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise BnscopeError(
-            "plotly is not installed.",
-            "Install it with: pip install 'bnscope[tensorboard]'",
-        ) from error
-    return gzip.compress(get_plotlyjs().encode(), 5, mtime=0)
+    return gzip.compress(script().encode(), 5, mtime=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from bnscope.errors import BnscopeError
 from bnscope.events.provider import Source
 from bnscope.events.schema import PLUGIN
 from bnscope.figures import theme
+from bnscope.figures.library import plotly
 from bnscope.rules import all_rules
 from bnscope.strict_json import dumps
 from bnscope.tensorboard import answers, assets
@@ -89,11 +89,10 @@ class BnScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
 def _warm_up() -> None:
     """Loads what the first view needs while TensorBoard still reads its log directory."""
-    with contextlib.suppress(BnscopeError, ImportError):
+    with contextlib.suppress(BnscopeError):
         all_rules()
-        importlib.import_module("plotly.graph_objects").Figure(
-            {"data": [{"type": "scatter"}, {"type": "heatmap"}]}
-        ).to_json()
+        kinds = [{"type": "scatter"}, {"type": "heatmap"}]
+        plotly("plotly.graph_objects").Figure({"data": kinds}).to_json()
         assets.plotly()
 
 
