@@ -32,14 +32,7 @@ def read(log_dir: str | Path) -> Run:
         BnscopeError: if there are no events of bnscope, a later version wrote them, or
             TensorBoard is not installed.
     """
-<<<<<<< .merge_file_bLYhNZ
-=======
     _check_tensorboard()
-    directory = Path(log_dir)
-    if (directory / DIRECTORY).is_dir():
-        directory = directory / DIRECTORY
-    files = sorted(directory.glob("events.out.tfevents.*"))
->>>>>>> .merge_file_hhXN0T
     run = Run()
     pending: dict[int, Any] = {}
     for path in _files(log_dir):
@@ -53,7 +46,6 @@ def read(log_dir: str | Path) -> Run:
     return run
 
 
-<<<<<<< .merge_file_bLYhNZ
 def last_step(log_dir: str | Path) -> int | None:
     """The last step of which a log directory holds a record; None if it holds no run."""
     try:
@@ -61,7 +53,8 @@ def last_step(log_dir: str | Path) -> int | None:
     except (BnscopeError, ImportError, OSError, ValueError):
         return None
     return int(steps[-1]) if len(steps) else None
-=======
+
+
 def _check_tensorboard() -> None:
     try:
         importlib.import_module("tensorboard.util.tensor_util")
@@ -70,7 +63,6 @@ def _check_tensorboard() -> None:
             "Events are read by TensorBoard, which is not installed.",
             "Install it with: pip install 'bnscope[tensorboard]'",
         ) from error
->>>>>>> .merge_file_hhXN0T
 
 
 def find(log_dir: str | Path) -> dict[str, Path]:
