@@ -158,7 +158,7 @@ def test_mini_batches_are_told_in_mixed_precision(policy, rng):
 
 @pytest.mark.skipif(BACKEND != "jax", reason="only JAX keeps the values elsewhere")
 def test_where_the_running_values_are_not_found_keras_is_asked(rng, monkeypatch):
-    def nowhere(variables, model):
+    def nowhere(variables, _model):
         return [("elsewhere", 0)] * len(variables)
 
     monkeypatch.setattr("bnscope.backend._places", nowhere)
