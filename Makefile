@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 # TensorFlow's start-up chatter, and a look for GPUs that the tests do not use.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-all test-browser lint format docs bench clean
+.PHONY: help demo test test-all test-backends test-distributed test-browser lint format docs bench clean
 
 help:
 	@echo "make demo      train, watch, lint and fold a small AlexNet (about two minutes)"
 	@echo "make test      run the tests (a few minutes)"
 	@echo "make test-all  run the slow tests too"
+	@echo "make test-backends      run the callbacks on JAX and PyTorch, in .venv-jax and .venv-torch"
+	@echo "make test-distributed   run the monitor on several devices and processes"
 	@echo "make test-browser  test the TensorBoard tab in Chromium"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff format the code"
@@ -28,14 +30,32 @@ $(VENV)/dev: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
+# The other backends, each in an environment of its own without TensorFlow. On Linux "torch" may
+# bring gigabytes for GPUs along; name the build that is at hand: make test-backends TORCH=torch
+TORCH ?= torch==2.13.0
+$(VENV)-%/done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(filter torch,$*),$(TORCH)) -e ".[$*]" pytest pytest-xdist
+	@touch $@
+
 demo: $(VENV)/demo
 	$(BIN)/bnscope demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not slow and not browser"
+	$(BIN)/python -m pytest -n auto -m "not slow and not distributed and not browser"
 
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not browser"
+	$(BIN)/python -m pytest -n auto -m "not distributed and not browser"
+
+# What runs on every backend: the files named test_backends*.py.
+test-backends: $(VENV)-jax/done $(VENV)-torch/done
+	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest -n auto -m "not slow" tests/test_backends*.py
+	KERAS_BACKEND=torch $(VENV)-torch/bin/python -m pytest -m "not slow" tests/test_backends*.py
+
+test-distributed: $(VENV)/dev $(VENV)-jax/done
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest tests/test_distributed.py
+	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest tests/test_distributed.py
 
 # Installs no browser, but says what is missing.
 test-browser: $(VENV)/dev
@@ -62,4 +82,4 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/tab.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-torch .mypy_cache .ruff_cache .pytest_cache .hypothesis

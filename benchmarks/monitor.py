@@ -1,22 +1,32 @@
-"""What BatchNormMonitor costs: time inside the callback over the time of a training step.
+"""What watching costs: time inside the callback over the time of a training step.
 
 Two networks: ResNet50 on 32x32 images and a net of four convolutions (16, 32, 64 and 64
-filters, each with BN, ReLU and pooling), both with batch 32 and the monitor's default cadence,
-writing events. The time inside the callback is counted once the step's result is ready, so
-that it does not contain the wait for the step itself, and is averaged over logged and other
-steps, what is done at the epoch's end included. What is paid once a fit or once an epoch is
-printed beside it, too.
+filters, each with BN, ReLU and pooling), both with batch 32 and the monitor writing events: at
+its default cadence and at every step, and BatchNormGuard at its own. Beside them, on the same
+steps, what else could be used: reading each variable by itself at the monitor's default cadence,
+and, where TensorFlow is installed, Keras's own TensorBoard callback, with `update_freq="batch"`
+and `histogram_freq=1`.
+
+The time inside a callback is counted once the step's result is ready, so that it does not
+contain the wait for the step itself, and is averaged over logged and other steps, what is done
+at the epoch's end included. What is paid once a fit is printed beside it, too. The monitor
+computes and writes its statistics in a thread of its own while the next steps run; that is not
+inside the callback. On a machine that is busy with other things, means are of little worth; the
+medians stand beside them: of the calls at the same place of the cadence, averaged over it.
 
 The whole-run ratio compares wall time from the first step to the end of training, everything
-included. Each watched fit stands between two plain ones; the ratio of these two is the noise
-of the machine. Run by hand: `python benchmarks/monitor.py`.
+included, the thread too. Fits with a callback stand between plain ones; the ratio of two plain
+ones is the noise of the machine. Run by hand on the backend that KERAS_BACKEND names:
+`python benchmarks/monitor.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
+import itertools
 import os
 import statistics
 import tempfile
@@ -32,11 +42,14 @@ import keras
 import numpy as np
 from keras import layers
 
-from bnscope.callbacks import BatchNormMonitor
+from bnscope.backend import running_values
+from bnscope.callbacks import BatchNormGuard, BatchNormMonitor
 
 BATCH = 32
 # The first calls of a fit fill caches.
 WARM_UP = 20
+# Of the monitor, by default, and of `OneByOne`.
+CADENCE = 10
 
 
 def four_convolutions() -> Any:
@@ -62,37 +75,50 @@ class Timer(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(self, inner: Any = None) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner = inner or keras.callbacks.Callback()
         self.steps: list[float] = []
         self.inside: list[float] = []
         self.at_begin = self.at_epoch_end = self.whole_run = 0.0
         self._step_begin = self._run_begin = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self.inner is not None:
-            self.inner.set_params(self.params)
-            self.inner.set_model(self.model)
-            self.at_begin = seconds(self.inner.on_train_begin)
+        self.inner.set_params(self.params)
+        self.inner.set_model(self._model)
+        self.at_begin = seconds(self.inner.on_train_begin)
+        self._counter = running_values([self._model.optimizer.iterations], self._model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.at_begin += seconds(lambda: self.inner.on_epoch_begin(epoch))
         self._run_begin = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.inner.on_train_batch_begin(batch)
         self._step_begin = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # The optimizer's counter is a result of the step: reading it waits for the step.
-        int(self.model.optimizer.iterations)
+        int(keras.ops.convert_to_numpy(self._counter()[0]))
         self.steps.append(time.perf_counter() - self._step_begin)
-        if self.inner is not None:
-            self.inside.append(seconds(lambda: self.inner.on_train_batch_end(batch, logs)))
+        self.inside.append(seconds(lambda: self.inner.on_train_batch_end(batch, logs)))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self.inner is not None:
-            self.at_epoch_end = seconds(lambda: self.inner.on_epoch_end(epoch, logs))
+        self.at_epoch_end = seconds(lambda: self.inner.on_epoch_end(epoch, logs))
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self.inner is not None:
-            self.inner.on_train_end(logs)
+        self.inner.on_train_end(logs)
         self.whole_run = time.perf_counter() - self._run_begin
+
+
+class OneByOne(keras.callbacks.Callback):  # type: ignore[misc]
+    """Reads each BN variable by itself, at the monitor's default cadence."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch % CADENCE == CADENCE - 1:
+            norms = keras.layers.BatchNormalization
+            for layer in self.model._flatten_layers():  # noqa: SLF001
+                if isinstance(layer, norms):
+                    for variable in layer.variables:
+                        np.array(keras.ops.convert_to_numpy(variable))
 
 
 def seconds(action: Callable[[], Any]) -> float:
@@ -103,39 +129,35 @@ def seconds(action: Callable[[], Any]) -> float:
 
 @dataclass
 class Costs:
-    """What one round measured of a network, appended round by round."""
+    """What was measured of one callback, appended round by round."""
 
-    step: list[float] = field(default_factory=list)
     share: list[float] = field(default_factory=list)
+    typical: list[float] = field(default_factory=list)
     at_begin: list[float] = field(default_factory=list)
     at_epoch_end: list[float] = field(default_factory=list)
     whole_run: list[float] = field(default_factory=list)
-    noise: list[float] = field(default_factory=list)
 
-    def add(self, before: Timer, watched: Timer, after: Timer) -> None:
-        step = statistics.median(before.steps[1:] + after.steps[1:])
-        self.step.append(step)
+    def add(self, plain: Timer, watched: Timer) -> None:
         inside = watched.inside[WARM_UP:]
+        step = statistics.median(plain.steps[1:])
         self.share.append((sum(inside) + watched.at_epoch_end) / len(inside) / step)
+        cadence = [statistics.median(inside[place::CADENCE]) for place in range(CADENCE)]
+        self.typical.append(statistics.mean(cadence) / step)
         self.at_begin.append(watched.at_begin)
         self.at_epoch_end.append(watched.at_epoch_end)
-        plain = (before.whole_run + after.whole_run) / 2
-        self.whole_run.append(watched.whole_run / plain)
-        self.noise.append(after.whole_run / before.whole_run)
+        self.whole_run.append(watched.whole_run / plain.whole_run)
 
-    def report(self, name: str, limit: float) -> None:
-        share = statistics.median(self.share)
-        verdict = "within" if share < limit else "OVER"
-        print(f"{name} (medians of {len(self.step)} rounds; least to most in brackets)")
-        print(f"  training step             {spread(self.step, 1e3, 'ms')}")
-        print(
-            f"  inside the callback       {spread(self.share, 100, '% of a step', 3)}, "
-            f"{verdict} {limit:.1%}"
-        )
-        print(f"  once a fit, at its start  {spread(self.at_begin, 1e3, 'ms')}")
-        print(f"  once an epoch, at its end {spread(self.at_epoch_end, 1e3, 'ms')}")
-        print(f"  whole run, with / without {spread(self.whole_run, 1, 'x', 3)}")
-        print(f"  whole run, without twice  {spread(self.noise, 1, 'x', 3)}")
+    def report(self, name: str, limit: float | None) -> None:
+        verdict = ""
+        if limit is not None:
+            within = statistics.median(self.share) <= limit
+            verdict = f", {'within' if within else 'OVER'} {limit:.1%}"
+        print(f"  {name}")
+        print(f"    inside, share of a step {spread(self.share, 100, '%', 3)}{verdict}")
+        print(f"    the same, of medians    {spread(self.typical, 100, '%', 3)}")
+        print(f"    once a fit, its start   {spread(self.at_begin, 1e3, 'ms')}")
+        print(f"    once an epoch, its end  {spread(self.at_epoch_end, 1e3, 'ms')}")
+        print(f"    whole run, with/without {spread(self.whole_run, 1, 'x', 3)}")
 
 
 def spread(values: list[float], factor: float, unit: str, digits: int = 1) -> str:
@@ -146,6 +168,35 @@ def spread(values: list[float], factor: float, unit: str, digits: int = 1) -> st
     return f"{median} {unit} ({least} to {most})"
 
 
+def candidates(folder: Path, limit: float) -> dict[str, tuple[Callable[[], Any], Any]]:
+    """What is measured: how each callback is made, and its limit."""
+    count = itertools.count()
+
+    def fresh() -> Path:
+        return folder / str(next(count))
+
+    found: dict[str, tuple[Callable[[], Any], Any]] = {
+        "BatchNormMonitor": (lambda: BatchNormMonitor(fresh()), limit),
+        "BatchNormMonitor(update_freq=1)": (
+            lambda: BatchNormMonitor(fresh(), update_freq=1),
+            0.03,
+        ),
+        "BatchNormGuard": (lambda: BatchNormGuard(action="restore"), limit),
+        "one variable after another": (OneByOne, None),
+    }
+    if importlib.util.find_spec("tensorflow") is not None:
+        board = keras.callbacks.TensorBoard
+        found['TensorBoard(update_freq="batch")'] = (
+            lambda: board(str(fresh()), update_freq="batch"),
+            None,
+        )
+        found["TensorBoard(histogram_freq=1)"] = (
+            lambda: board(str(fresh()), histogram_freq=1),
+            None,
+        )
+    return found
+
+
 def measure(
     name: str, build: Callable[[], Any], steps: int, rounds: int, limit: float
 ) -> None:
@@ -154,24 +205,31 @@ def measure(
     y = rng.integers(0, 10, BATCH * steps)
     model = build()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    costs = Costs()
+    step: list[float] = []
+    noise: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        # Traces the step, and imports what writing events needs.
-        fit(
-            model,
-            x[: BATCH * 12],
-            y[: BATCH * 12],
-            BatchNormMonitor(Path(folder) / "trace"),
-        )
-        for index in range(rounds):
-            before = fit(model, x, y, None)
-            watched = fit(model, x, y, BatchNormMonitor(Path(folder) / str(index)))
-            costs.add(before, watched, fit(model, x, y, None))
-    costs.report(name, limit)
+        made = candidates(Path(folder), limit)
+        costs = {label: Costs() for label in made}
+        few = slice(BATCH * 12)
+        for make, _ in made.values():  # traces, and imports what writing needs
+            fit(model, x[few], y[few], make())
+        for _ in range(rounds):
+            plain = fit(model, x, y, None)
+            first = plain.whole_run
+            for label, (make, _) in made.items():
+                costs[label].add(plain, fit(model, x, y, make()))
+                plain = fit(model, x, y, None)
+            step.append(statistics.median(plain.steps[1:]))
+            noise.append(plain.whole_run / first)
+    print(f"{name}, {keras.backend.backend()} (medians of {rounds} rounds; least to most)")
+    print(f"  training step             {spread(step, 1e3, 'ms')}")
+    print(f"  whole run, without twice  {spread(noise, 1, 'x', 3)}")
+    for label, (_, most) in made.items():
+        costs[label].report(label, most)
 
 
-def fit(model: Any, x: Any, y: Any, monitor: Any) -> Timer:
-    timer = Timer(monitor)
+def fit(model: Any, x: Any, y: Any, callback: Any) -> Timer:
+    timer = Timer(callback)
     with contextlib.redirect_stdout(io.StringIO()):  # what lint says of the network
         model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[timer], shuffle=False)
     return timer
@@ -179,15 +237,18 @@ def fit(model: Any, x: Any, y: Any, monitor: Any) -> Timer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--network", choices=("conv", "resnet50", "both"), default="both")
     parser.add_argument(
         "--steps", type=int, default=100, help=f"a fit; more than {WARM_UP}"
     )
     options = parser.parse_args()
     if options.steps <= WARM_UP or options.rounds < 1:
         parser.error(f"--steps must be more than {WARM_UP}, and --rounds at least 1")
-    measure("four convolutions", four_convolutions, options.steps, options.rounds, 0.01)
-    measure("ResNet50", resnet50, options.steps, options.rounds, 0.005)
+    if options.network != "resnet50":
+        measure("four convolutions", four_convolutions, options.steps, options.rounds, 0.01)
+    if options.network != "conv":
+        measure("ResNet50", resnet50, options.steps, options.rounds, 0.005)
 
 
 if __name__ == "__main__":

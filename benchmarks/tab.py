@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout, Status
 from bnscope.watching.recorder import Recorder
 
@@ -81,7 +82,7 @@ def write(folder: Path, layout: Layout, steps: range, epochs: int, seed: int) ->
         if step >= 95_000:
             shown = values.copy()
             shown[2, :32] = np.nan
-        recorder.step(step, before, shown, 1, warm=frozenset())
+        recorder.step(step, shown, Window(before[2:], shown[2:], 1), warm=frozenset())
         if count % every == every - 1:
             recorder.channels(step, shown)
     recorder.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnscope.calibration import recalibrate
+    from bnscope.diagnosis import Diagnosis, diagnose
     from bnscope.errors import BnscopeError
     from bnscope.fixing import FixResult, fix
     from bnscope.folding import FoldResult, fold
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "BnscopeError": "errors",
+    "Diagnosis": "diagnosis",
     "Finding": "linting",
     "FixResult": "fixing",
     "FoldResult": "folding",
@@ -29,6 +31,7 @@ _PUBLIC = {
     "Report": "linting",
     "Settings": "linting",
     "TrackResult": "tracking",
+    "diagnose": "diagnosis",
     "fix": "fixing",
     "fold": "folding",
     "inspect": "inspection",
@@ -42,6 +45,7 @@ _MODULES = ("callbacks", "plots", "testing")
 
 __all__ = [
     "BnscopeError",
+    "Diagnosis",
     "Finding",
     "FixResult",
     "FoldResult",
@@ -49,6 +53,7 @@ __all__ = [
     "Report",
     "Settings",
     "TrackResult",
+    "diagnose",
     "fix",
     "fold",
     "inspect",

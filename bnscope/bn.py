@@ -147,7 +147,7 @@ def batch_from_moving(
     Returns:
         `(new - m**K * old) / (1 - m**K)`, float64 of shape `(channels,)`.
     """
-    kept = np.asarray(momentum, np.float64) ** updates
+    kept = _kept(momentum, updates)
     difference = np.asarray(new, np.float64) - kept * np.asarray(old, np.float64)
     return np.asarray(difference / (1.0 - kept))
 
@@ -171,11 +171,17 @@ def recovery_error(
     Returns:
         The bound in the units of the values, float64 of shape `(channels,)`.
     """
-    kept = np.asarray(momentum, np.float64) ** updates
+    kept = _kept(momentum, updates)
     new = np.asarray(new, np.float64)
     part = kept * np.asarray(old, np.float64)
     size = np.abs(part) + np.abs(new - part) + 0.5 * np.abs(new) + FLOAT32_TINY
     return np.asarray(updates * FLOAT32_EPSILON * size / (1.0 - kept))
+
+
+def _kept(momentum: npt.ArrayLike, updates: int) -> Array:
+    """`m**K`; a power of one a channel takes longer than all the rest, and K is mostly 1."""
+    momentum = np.asarray(momentum, np.float64)
+    return momentum if updates == 1 else momentum**updates
 
 
 def initial_share(momentum: float, updates: int) -> float:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+# Colours, and TensorFlow's name for the place of an operation.
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|\{\{[^}]*\}\}\s*")
+# Keras puts this line before what it tells of.
+_WRAPPER = "Exception encountered when calling"
 # Keras puts whole configurations into its messages.
 _LONGEST_LINE = 200
 
@@ -45,7 +51,9 @@ class SettingsError(BnscopeError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not empty, cut, without its full stop."""
-    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
-    text = next((line for line in lines if line), type(error).__name__)
+    """The first line of an error's text that says something, cut, without its full stop."""
+    plain = _DECORATION.sub("", str(error))
+    lines = [line.strip().rstrip(".") for line in plain.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(_WRAPPER)]
+    text = next(iter(telling or lines), type(error).__name__)
     return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "..."

@@ -63,10 +63,16 @@ def _row(rule: Rule, test: str) -> str:
         rule.summary().replace("\n", " ").replace("|", "\\|"),
         str(rule.severity),
         rule.fix or "none",
-        "training" if rule.while_training else "linting",
+        _found_by(rule),
         shown,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _found_by(rule: Rule) -> str:
+    if rule.while_training:
+        return "training"
+    return "linting, training" if rule.also_while_training else "linting"
 
 
 def _tests() -> dict[str, str]:

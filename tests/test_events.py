@@ -9,7 +9,7 @@ from bnscope.errors import BnscopeError
 from bnscope.events import read, schema
 from bnscope.events.run import Record, Run
 from bnscope.events.writer import RunWriter
-from bnscope.statistics.channels import FIELDS, channel_statistics, layer_fields
+from bnscope.statistics.channels import FIELDS, Window, channel_statistics, layer_fields
 from bnscope.statistics.layout import STATISTICS, Layout, Status
 from bnscope.statistics.quantiles import COLUMNS, LEVELS, summarize
 
@@ -33,8 +33,12 @@ def variables(rng, layout):
     return values
 
 
+def window(rng, layout):
+    return Window(variables(rng, layout)[2:], variables(rng, layout)[2:], 1)
+
+
 def test_quantiles_are_those_of_numpy(rng, layout):
-    values = channel_statistics(layout, variables(rng, layout), variables(rng, layout), 1)
+    values = channel_statistics(layout, variables(rng, layout), window(rng, layout))
     summary = summarize(layout, values)
     for index in range(len(layout)):
         for row, name in enumerate(STATISTICS):
@@ -50,7 +54,7 @@ def test_quantiles_are_those_of_numpy(rng, layout):
 
 
 def test_values_that_are_not_finite_are_counted_and_spoil_nothing(rng, layout):
-    values = channel_statistics(layout, None, variables(rng, layout), 0)
+    values = channel_statistics(layout, variables(rng, layout), None)
     values[2, 4:7] = [np.nan, np.inf, -np.inf]
     summary = summarize(layout, values)
     kept = values[2, 7:11]
@@ -65,7 +69,7 @@ def test_dead_channels_are_counted(rng, layout):
     after[3, 0] = 1e-5  # below epsilon / 10
     after[0, 5] = 0.0
     after[3, -1] = 1e-5  # above it, with the smaller epsilon
-    fields = layer_fields(layout, None, after, 0)
+    fields = layer_fields(layout, after, None)
     assert list(fields[:, FIELDS.index("dead_share")]) == [1 / 4, 1 / 7, 0]
 
 
@@ -84,9 +88,9 @@ def write_run(tmp_path, layout, rng, steps):
     summaries = []
     for step in range(1, steps + 1):
         after = variables(rng, layout)
-        values = channel_statistics(layout, variables(rng, layout), after, 1)
+        values = channel_statistics(layout, after, window(rng, layout))
         summaries.append(summarize(layout, values).astype(np.float32))
-        fields = layer_fields(layout, after, after, 1)
+        fields = layer_fields(layout, after, window(rng, layout))
         writer.record(step, summaries[-1], fields, {"batch_norm/x": float(step)})
     writer.channels(steps, after)
     writer.histograms(

@@ -17,9 +17,10 @@ from bnscope.folding import fold
 from bnscope.folding.plan import make_plan
 from bnscope.folding.ranges import channel_ranges, fold_ranges
 from bnscope.folding.report import expected
-from bnscope.folding.text import as_text, result_sections
+from bnscope.folding.text import result_sections
 from bnscope.graph import archive, live
 from bnscope.graph.costs import multiply_adds
+from bnscope.sections import as_text
 
 BN = layers.BatchNormalization
 

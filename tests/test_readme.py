@@ -33,7 +33,15 @@ def test_the_python_of_the_readme_runs_and_prints_what_it_says(
 
 def test_the_commands_of_the_readme_exist(run_cli):
     commands = re.findall(r"^\$ bnscope (\w+)", README.read_text(), re.MULTILINE)
-    assert set(commands) == {"lint", "fix", "rule", "inspect", "recalibrate", "fold"}
+    assert set(commands) == {
+        "lint",
+        "fix",
+        "rule",
+        "inspect",
+        "diagnose",
+        "recalibrate",
+        "fold",
+    }
     for command in commands:
         with pytest.raises(SystemExit) as leave:
             run_cli(command, "--help")

@@ -18,6 +18,7 @@ from bnscope import reporting
 from bnscope.cli import main
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Run
+from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout, Status
 from bnscope.watching.alerts import Watch
 from bnscope.watching.recorder import Recorder
@@ -62,7 +63,8 @@ def write(folder, rng, paths=("a_bn", MARKUP), steps=6):
             values[3, 5] = 1e-9  # of the second layer
         for alert in watch.reading(step, values):
             recorder.alert(alert)
-        recorder.step(step, values * 0.9, values, 1, warm=frozenset())
+        window = Window(values[2:] * 0.9, values[2:], 1)
+        recorder.step(step, values, window, warm=frozenset())
         recorder.channels(step, values)
     recorder.close()
 

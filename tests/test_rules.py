@@ -79,7 +79,7 @@ def test_an_example_is_found_or_quiet_by_both_readers(rule, name, make, tmp_path
 def test_rules_are_found_by_code_name_and_prefix():
     assert find("bn101").name == "redundant-bias"
     assert find("redundant-bias").code == "BN101"
-    assert matching("BN50") == {"BN501", "BN503"}
+    assert matching("BN50") == {f"BN50{digit}" for digit in range(1, 7)}
     assert matching("ALL") == {rule.code for rule in RULES}
     with pytest.raises(UnknownCodeError, match="Did you mean redundant-bias"):
         find("redundant-bais")

@@ -16,6 +16,7 @@ import pytest
 from bnscope.events import read, schema
 from bnscope.events.provider import SAMPLES, Source
 from bnscope.events.writer import RunWriter
+from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout, Status
 from bnscope.tensorboard import assets
 from bnscope.watching.recorder import Recorder
@@ -56,7 +57,8 @@ def write(folder, rng, layout=None, steps=6, begin=0):
     for step in range(begin + 1, begin + steps + 1):
         values = rng.normal(size=(4, layout.channels))
         values[3] = np.exp(values[3])
-        recorder.step(step, values * 0.9, values, 1, warm=frozenset())
+        window = Window(values[2:] * 0.9, values[2:], 1)
+        recorder.step(step, values, window, warm=frozenset())
         if step % 2 == 0:
             recorder.channels(step, values)
     recorder.close()

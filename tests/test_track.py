@@ -168,6 +168,22 @@ def test_each_further_channel_is_told(tmp_path, randomized):
     assert "step 3, channel 1: moving_variance has collapsed" in str(result)
 
 
+def test_a_channel_is_seen_dying_over_its_checkpoints(tmp_path, randomized, run_cli):
+    fall = (0.5, 0.6, 0.2, 0.06, 0.02, 6e-3, 2e-3, 6e-4, 2e-4, 5e-5)
+    model = randomized(make_model())
+    for step, variance in enumerate(fall):
+        kill(model, "second", DEAD, variance)
+        model.save(tmp_path / f"{step}.keras")
+    dying, dead = bnscope.track(tmp_path).layers
+    assert (dying.code, dying.layer, dying.since, dying.fine) == ("BN505", "second", 5, 4)
+    assert (dying.channels, dying.gone) == ({DEAD: 5}, None)
+    assert (dead.code, dead.layer, dead.since) == ("BN304", "second", 9)
+    code, out, _ = run_cli("track", tmp_path)
+    assert code == 1
+    assert "BN505 dying-channel: second, from step 5 on (not yet at 4)" in out
+    assert "from 0.6 at step 1 to 0.006 at step 5 in channel 2; at this rate" in out
+
+
 def test_trouble_that_goes_away_says_so(tmp_path, randomized):
     for step in (1, 2, 3):
         model = randomized(make_model())

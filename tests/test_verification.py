@@ -58,12 +58,68 @@ class OddIsWrong(layers.Layer):
         return x + keras.ops.cast(odd, x.dtype)
 
 
+@pytest.fixture
+def large(randomized):
+    """Samples so large that one is enough to see what rounding does."""
+    x = keras.Input((160, 160, 3))
+    y = layers.BatchNormalization()(layers.Conv2D(4, 5, strides=16)(x))
+    return randomized(keras.Model(x, layers.Flatten()(y)))
+
+
+def test_of_large_samples_rounding_is_seen_without_another_run(large, monkeypatch):
+    verifier = Verifier(large)
+    runs = []
+    monkeypatch.setattr(verifier, "run", lambda *_, **__: runs.append(1))
+    within = verifier.widened()
+    assert runs == []
+    monkeypatch.undo()
+    (twin,) = verifier.batches[0][0][-1:]
+    sample = verifier.batches[1][0][0]
+    assert 0 < np.max(np.abs(twin - sample)) < 1e-6
+    moved = np.abs(large(np.stack([sample, twin])).numpy())
+    assert verifier.sensitivity == pytest.approx(
+        np.max(np.abs(moved[0] - moved[1])) / moved[0].max(), rel=0.3
+    )
+    assert within == max(1e-5, 10 * verifier.sensitivity)
+
+
+def test_of_large_samples_differences_for_one_and_for_several_are_found(large):
+    verifier = Verifier(large)
+    assert verifier.compare(large).passed
+    for wrong in (AloneIsWrong(), SeveralAreWrong()):
+        other = keras.Model(large.inputs, wrong(large.output))
+        assert not verifier.compare(other).passed
+
+
+def test_noise_at_inference_does_not_widen_the_tolerance_of_large_samples():
+    x = keras.Input((160, 160, 3))
+    noisy = keras.Model(x, Noise()(layers.GlobalAveragePooling2D()(x)))
+    verifier = Verifier(noisy)
+    assert verifier.widened() == 1e-5
+    assert not verifier.compare(noisy).passed
+
+
+class Noise(layers.Layer):
+    """Adds noise of 1e-4 at inference too."""
+
+    def call(self, x):
+        return x + 1e-4 * keras.random.normal(keras.ops.shape(x))
+
+
 class AloneIsWrong(layers.Layer):
     """Right for more than one sample only."""
 
     def call(self, x):
         alone = keras.ops.equal(keras.ops.shape(x)[0], 1)
         return x + keras.ops.cast(alone, x.dtype)
+
+
+class SeveralAreWrong(layers.Layer):
+    """Right for a single sample only."""
+
+    def call(self, x):
+        several = keras.ops.greater(keras.ops.shape(x)[0], 1)
+        return x + keras.ops.cast(several, x.dtype)
 
 
 def test_a_difference_at_some_sizes_only_is_found():

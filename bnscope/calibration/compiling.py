@@ -31,6 +31,18 @@ def compiled(function: Function, model: Any, examples: Sequence[Tensors]) -> Fun
     return eager(function)
 
 
+def compiled_if_possible(
+    function: Function, model: Any, examples: Sequence[Tensors]
+) -> Function:
+    """The function compiled; without, if that or a first call fails: some layers run eagerly only."""
+    try:
+        quick = compiled(function, model, examples)
+        quick(examples[0])
+    except Exception:  # noqa: BLE001  each backend raises its own
+        return eager(function)
+    return quick
+
+
 def eager(function: Function) -> Function:
     """The function without compilation."""
     import keras

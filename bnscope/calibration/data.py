@@ -38,9 +38,8 @@ def read_batches(
     """
     import keras
 
-    adapter = _adapter(x, batch_size)
-    # Arrays are in memory anyway.
-    most = math.inf if type(adapter).__name__ == "ArrayDataAdapter" else limit
+    adapter = make_adapter(x, batch_size)
+    most = math.inf if holds_arrays(adapter) else limit
     batches: list[Any] = []
     size = 0
     for batch in islice(_inputs(adapter), steps):
@@ -60,16 +59,28 @@ def read_batches(
     return batches
 
 
-def _adapter(x: Any, batch_size: int | None) -> Any:
+def make_adapter(x: Any, batch_size: int | None = None, y: Any = None) -> Any:
+    """Keras's own adapter of whatever `fit` takes.
+
+    Raises:
+        BnscopeError: if `fit` does not take it.
+    """
     from keras.src.trainers.data_adapters import get_data_adapter
 
+    if x is None:
+        raise BnscopeError("There are no data.", "Pass what `fit` takes as x.")
     try:
-        return get_data_adapter(x=x, batch_size=batch_size)
+        return get_data_adapter(x=x, y=y, batch_size=batch_size)
     except (ValueError, TypeError, IndexError) as error:
         raise BnscopeError(
             f"The data cannot be read: {first_line(error)}.",
             "Pass what `fit` takes: arrays, a tf.data.Dataset, a PyDataset, a generator.",
         ) from error
+
+
+def holds_arrays(adapter: Any) -> bool:
+    """Whether the data are arrays, which are in memory anyway."""
+    return type(adapter).__name__ == "ArrayDataAdapter"
 
 
 def _inputs(adapter: Any) -> Iterator[Any]:

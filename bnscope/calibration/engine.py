@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ APPROXIMATE = (
     "approximate: while each layer was measured, the layers before it normalized with the "
     "statistics of single batches (the method exact has them use the new ones)"
 )
+KEPT = "frozen: kept as it was"
 _GIB = 2**30
 _MOST_NAMES = 3
 # Of the scale of the outputs: a copy that lacks something is off by far more.
@@ -102,7 +103,7 @@ def recalibrate(  # noqa: PLR0913  the last four are rarely given
     return result.model
 
 
-def recalibration(  # noqa: PLR0913  as the function above, and two for the command line
+def recalibration(  # noqa: PLR0913  as the function above, and some for commands and callbacks
     model: Any,
     x: Any,
     *,
@@ -111,6 +112,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
     steps: int | None = None,
     inplace: bool = False,
     memory_limit: int | None = None,
+    keep: Container[str] = (),
     tell: Tell | None = None,
     shown: Bar | None = None,
 ) -> Recalibration:
@@ -124,27 +126,31 @@ def recalibration(  # noqa: PLR0913  as the function above, and two for the comm
         steps: as there.
         inplace: as there.
         memory_limit: as there.
+        keep: paths of layers whose statistics stay as they are.
         tell: takes what is to be known before the work begins.
         shown: takes how far the work is.
     """
-    _check_arguments(method, batch_size, steps, memory_limit)
-    norms = _batch_norms(model)
+    check_arguments(method, batch_size, steps, memory_limit)
+    norms = batch_norms(model)
     made = model if inplace else _copied(model)
     limit = default_limit() if memory_limit is None else memory_limit
     batches = read_batches(x, batch_size, steps, limit)
     before = {path: _statistics(norm) for path, norm in norms.items()}
-    target = Target(norms)
+    target = Target({path: norm for path, norm in norms.items() if path not in keep})
     run = _Run(model, target, batches, limit, tell or (lambda _: None), shown)
     with unchanged(model):
         run.measure(method)
         expected = None if inplace else run.outputs(model)
         values = {path: _values(norm) for path, norm in norms.items()}
-    made_norms = dict(zip(norms, _batch_norms(made).values(), strict=True))
+    made_norms = dict(zip(norms, batch_norms(made).values(), strict=True))
     _assign(made_norms, values)
     if not inplace and not _alike(expected, run.outputs(made)):
         raise _not_copied(model, "the copy computes something else")
     otherwise = APPROXIMATE if method == "batch" else None
-    reasons = {path: target.reason(norm) or otherwise for path, norm in norms.items()}
+    reasons = {
+        path: KEPT if path in keep else target.reason(norm) or otherwise
+        for path, norm in norms.items()
+    }
     layers = tuple(
         LayerStatistics(
             path, *_statistics(norm), *before[path], float(norm.epsilon), reasons[path]
@@ -233,9 +239,14 @@ class _Run:
         return [np.asarray(y, np.float64) for y in outputs]
 
 
-def _check_arguments(
+def check_arguments(
     method: str, batch_size: int | None, steps: int | None, memory_limit: int | None
 ) -> None:
+    """Checks the arguments of a recalibration.
+
+    Raises:
+        BnscopeError: if one has no meaning.
+    """
     if method not in METHODS:
         raise BnscopeError(
             f"There is no method {method!r}.", 'Use "exact", or "batch" (approximate).'
@@ -249,16 +260,19 @@ def _check_arguments(
             )
 
 
-def _batch_norms(model: Any) -> dict[str, Any]:
-    """The BN layers of a model by path, in forward order."""
-    import keras
+def batch_norms(
+    model: Any, otherwise: str = "so there is nothing to recalibrate"
+) -> dict[str, Any]:
+    """The BN layers of a model by path, in forward order.
 
-    layers = live.keras_layers(model)
-    norms = {
-        path: layer
-        for path, layer in layers.items()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    }
+    Args:
+        model: a model.
+        otherwise: what follows of there being none.
+
+    Raises:
+        UnsupportedModelError: if it is not built, or has none.
+    """
+    norms = live.batch_norms(model)
     if not model.built or not all(norm.built for norm in norms.values()):
         raise UnsupportedModelError(
             f'"{model.name}" is not built, so it has no weights.',
@@ -266,8 +280,7 @@ def _batch_norms(model: Any) -> dict[str, Any]:
         )
     if not norms:
         raise UnsupportedModelError(
-            f'"{model.name}" has no BatchNormalization layer, so there is nothing to '
-            "recalibrate.",
+            f'"{model.name}" has no BatchNormalization layer, {otherwise}.',
             "Use `bnscope inspect` to see which layers are found.",
         )
     return norms
@@ -301,7 +314,7 @@ def _copied(model: Any) -> Any:
             warnings.filterwarnings("ignore", "Skipping variable loading", UserWarning)
             made = copy.deepcopy(model)
         # Those of a subclassed model may have got new names.
-        same = len(_batch_norms(made)) == len(_batch_norms(model))
+        same = len(batch_norms(made)) == len(batch_norms(model))
     except UnsupportedModelError:
         raise
     except Exception as error:

@@ -34,14 +34,17 @@ class Call:
 def hooked(norms: Iterable[Any], answer: Callable[[Call], Any]) -> Iterator[None]:
     """Lets a function answer every call of BN layers, wherever they stand in a model."""
     layers = list(norms)
+    earlier = [vars(norm).get("call") for norm in layers]  # another hook, around this one
     for norm in layers:
         # Past Keras's __setattr__, which tracks what is set.
         vars(norm)["call"] = _hook(norm, norm.call, answer)
     try:
         yield
     finally:
-        for norm in layers:
+        for norm, call in zip(layers, earlier, strict=True):
             del vars(norm)["call"]
+            if call is not None:
+                vars(norm)["call"] = call
 
 
 def _hook(

@@ -10,14 +10,12 @@ Source: Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-# How many tensors `batch_moments` returns.
-WIDTH = 4
 
 
 class Moments:
@@ -36,9 +34,10 @@ class Moments:
 
     @classmethod
     def of_batch(cls, values: Sequence[npt.ArrayLike]) -> Moments:
-        """The moments that `batch_moments` measured."""
+        """What `Centered.moments` are."""
         count, mean, rest, variance = (np.asarray(value, np.float64) for value in values)
-        return cls(count, mean + rest, np.maximum(variance, 0.0) + variance * 0.0)
+        with np.errstate(invalid="ignore"):  # what is not finite stays so
+            return cls(count, mean + rest, np.maximum(variance, 0.0) + variance * 0.0)
 
     @property
     def variance(self) -> Array:
@@ -57,18 +56,42 @@ class Moments:
         return merged
 
 
-def batch_moments(x: Any, axis: int, mask: Any = None) -> list[Any]:
-    """The moments of one batch, as tensors.
+class Centered(NamedTuple):
+    """One batch around its mean, as tensors; the moments have the dimensions of the batch.
+
+    Args:
+        rest: the batch less `mean`.
+        count: how many values: one number, or one a channel.
+        mean: the mean, as float32 sums tell it.
+        correction: the mean of `rest`, to be added to the mean in float64.
+        variance: the biased variance.
+    """
+
+    rest: Any
+    count: Any
+    mean: Any
+    correction: Any
+    variance: Any
+
+    @property
+    def moments(self) -> list[Any]:
+        """Count, mean, correction and variance, the last three of shape `(channels,)`."""
+        from keras import ops
+
+        count, *others = self[1:]
+        if len(count.shape):
+            count = ops.reshape(count, (-1,))
+        return [count, *(ops.reshape(each, (-1,)) for each in others)]
+
+
+def centered(x: Any, axis: int, mask: Any = None) -> Centered:
+    """One batch around its mean.
 
     Args:
         x: input of a BN layer, any floating dtype; computed in float32 at least.
         axis: the layer's channel axis.
         mask: None, or booleans with one dimension less than `x`; as Keras does it, only
             values at True are counted.
-
-    Returns:
-        Count (one number, or one a channel), mean, a correction to be added to the mean in
-        float64, biased variance.
     """
     import keras
     from keras import ops
@@ -76,26 +99,15 @@ def batch_moments(x: Any, axis: int, mask: Any = None) -> list[Any]:
     x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     rank = len(x.shape)
     axes = [each for each in range(rank) if each != axis % rank]
-    if mask is not None:
-        return _masked_moments(x, axes, mask)
-    mean = _in_two_stages(x, axes, ops.mean)
-    rest = x - mean
-    correction = _in_two_stages(rest, axes, ops.mean)
-    squares = _in_two_stages(ops.square(rest), axes, ops.mean)
-    variance = squares - ops.square(correction)
-    return [
-        _count(x, axes),
-        *(ops.reshape(each, (-1,)) for each in (mean, correction, variance)),
-    ]
-
-
-def _masked_moments(x: Any, axes: Sequence[int], mask: Any) -> list[Any]:
-    from keras import ops
-
-    kept = ops.cast(ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(x)), "bool")
-    count = _in_two_stages(ops.cast(kept, x.dtype), axes, ops.sum)
+    if mask is None:
+        count, kept = _count(x, axes), None
+    else:
+        kept = ops.cast(ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(x)), "bool")
+        count = _in_two_stages(ops.cast(kept, x.dtype), axes, ops.sum)
 
     def mean_of(values: Any) -> Any:
+        if kept is None:
+            return _in_two_stages(values, axes, ops.mean)
         total = _in_two_stages(ops.where(kept, values, 0), axes, ops.sum)
         return total / ops.maximum(count, 1)
 
@@ -103,7 +115,12 @@ def _masked_moments(x: Any, axes: Sequence[int], mask: Any) -> list[Any]:
     rest = x - mean
     correction = mean_of(rest)
     variance = mean_of(ops.square(rest)) - ops.square(correction)
-    return [ops.reshape(each, (-1,)) for each in (count, mean, correction, variance)]
+    return Centered(rest, count, mean, correction, variance)
+
+
+def batch_moments(x: Any, axis: int, mask: Any = None) -> list[Any]:
+    """The moments of one batch, as `Centered.moments`; the arguments are those of `centered`."""
+    return centered(x, axis, mask).moments
 
 
 def _in_two_stages(x: Any, axes: Sequence[int], reduce: Any) -> Any:

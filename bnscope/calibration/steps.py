@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnscope.calibration.moments import batch_moments
+from bnscope.calibration.moments import Centered, centered
 from bnscope.graph.tracing import overrides_call
 from bnscope.rewriting.copying import all_layers
 from bnscope.rewriting.structure import is_functional, nodes
@@ -41,13 +41,13 @@ class Norm:
         """Where its inputs stand."""
         return (self.slot,) if self.mask is None else (self.slot, self.mask)
 
-    def moments(self, values: Values) -> list[Any]:
-        """The moments of what goes in, as tensors."""
+    def centered(self, values: Values) -> Centered:
+        """What goes in, around its mean."""
         from keras import ops
 
         seen = ops.cast(values[self.slot], self.layer.compute_dtype)
         mask = None if self.mask is None else values[self.mask]
-        return batch_moments(seen, self.axis, mask)
+        return centered(seen, self.axis, mask)
 
 
 @dataclass(frozen=True, eq=False)

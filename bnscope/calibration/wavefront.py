@@ -15,7 +15,7 @@ from typing import Any
 from bnscope.calibration.compiling import (
     Function,
     Tensors,
-    compiled,
+    compiled_if_possible,
     eager,
     kept,
     loaded,
@@ -109,14 +109,8 @@ class Wavefront:
         return [self.batches[0], self.batches[-1]]
 
     def function(self, stage: Stage, examples: Sequence[Tensors]) -> Function:
-        """What a stage does with one batch, compiled; once it is run without if that fails."""
-        run = partial(_advance, stage)
-        quick = compiled(run, self.model, examples)
-        try:
-            quick(examples[0])
-        except Exception:  # noqa: BLE001  some layers run eagerly only
-            return eager(run)
-        return quick
+        """What a stage does with one batch."""
+        return compiled_if_possible(partial(_advance, stage), self.model, examples)
 
     def size(self) -> int:
         """How many bytes of activations are held at most, all batches together.
@@ -180,5 +174,5 @@ def _advance(stage: Stage, given: Tensors) -> Any:
     values = dict(zip(stage.given, given, strict=True))
     for step in stage.steps:
         step.run(values)
-    moments = [norm.moments(values) for norm in stage.norms]
+    moments = [norm.centered(values).moments for norm in stage.norms]
     return [values[slot] for slot in stage.kept], moments

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
-import numpy as np
 
-from bnscope import backend
+from bnscope.backend import is_chief
 from bnscope.bn import Array
-from bnscope.callbacks.messages import say
-from bnscope.callbacks.reader import Reader, reader_for
-from bnscope.errors import BnscopeError
+from bnscope.callbacks.board import Board, board_for
+from bnscope.callbacks.messages import ends_nothing, say, what_changed
+from bnscope.callbacks.observing import CompiledFlags, Observer
+from bnscope.callbacks.reader import Reader, is_built, reader_for
+from bnscope.callbacks.updates import UpdateCounter
+from bnscope.errors import BnscopeError, first_line
+from bnscope.events import last_step
+from bnscope.events.background import Background
 from bnscope.events.run import Run
+from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout
 from bnscope.watching import start
 from bnscope.watching.alerts import Alert, Watch
-from bnscope.watching.layers import select
+from bnscope.watching.layers import select, warm
+from bnscope.watching.marks import Act, Mark
 from bnscope.watching.recorder import Recorder
+
+# So many readings may wait for their statistics before training waits too.
+_MOST_WAITING = 8
 
 
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
@@ -74,21 +84,36 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.channel_freq = channel_freq
         self.raise_alerts = alerts
         self.alerts: list[Alert] = []
-        self._step = 0
+        self._updates = UpdateCounter()
         self._training = False
-        self._unbuilt = False
+        self._waiting = False
+        self._board = Board()
         self._reader: Reader | None = None
         self._recorder: Recorder | None = None
+        # Statistics are computed and written while the next steps run.
+        self._background = Background("bnscope-monitor", _MOST_WAITING)
         self._watch: Watch | None = None
-        self._columns = np.zeros(0, np.int64)
+        self._observer: Observer | None = None
+        self._flags = CompiledFlags()
+        self._columns: Any = slice(None)  # which channels of the reader's are tracked
         self._warm: frozenset[str] = frozenset()
-        self._before: tuple[int, Array] | None = None
-        self._counter = 0
+        self._before: tuple[int, Array] | None = None  # a step, and the averages after it
+
+    @property
+    def _step(self) -> int:
+        """Updates of BN since the first `fit`."""
+        return self._updates.total
 
     @property
     def history(self) -> Run:
         """The recorded series."""
+        self._background.wait()
         return self._recorder.run if self._recorder is not None else Run()
+
+    def set_model(self, model: Any) -> None:
+        """Keras calls it before `fit` makes the function that trains."""
+        super().set_model(model)
+        self._flags.fit_follows(model)
 
     def plot(self, layer: str | None = None) -> Any:
         """Draws what was recorded so far; `bnscope.plots` has more figures.
@@ -108,48 +133,90 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
         return plots.trends(self) if layer is None else plots.layer(self, layer)
 
+    @ends_nothing
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Waits for the first epoch: other callbacks may restore a checkpoint yet."""
+        del logs
+        self._training = self._waiting = True
+        self._reader = None
+        self._observer = None
+        self._before = None
+
+    @ends_nothing
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads the model and writes what is known of it before the first step."""
         del logs
-        self._training = True
-        self._reader = None
-        self._before = None
-        self._counter = self._optimizer_count()
-        self._unbuilt = not self.model.built
-        if not self._unbuilt:
-            self._try_to_begin()
+        if self._waiting:
+            self._updates.begin(self._model)
+            if self._recorder is None:
+                self._resume(epoch)
+            if is_built(self.model):
+                self._begin()
+            return
+        if self._reader is not None and self._before is None:
+            self._read_ahead()  # a callback has written since the last step
+        if self._observer is not None:  # weights may have been exchanged since
+            self._tell(self._observer.compare(self._step, "between two epochs"))
 
+    @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
-        updates = self._count_updates()
-        self._step += updates
-        if self._unbuilt:  # the first step has built it
-            self._try_to_begin()
-            self._unbuilt = False
-        elif self._reader is not None:
+        updates, fresh = self._updates.advance(), self._waiting
+        if fresh:  # the first step has built it
+            self._begin()
+        if self._observer is not None:
+            self._tell(self._observer.batches(self._step, updates))
+        if self._reader is not None and not fresh:
             if self._is_due(self._step - updates, self._step):
                 self._log_step()
             self._read_ahead()
 
+    @ends_nothing
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Records the values of every channel."""
+        """Looks back on the epoch; records each channel, and how far replicas are apart."""
         del epoch, logs
-        if self._recorder is not None and self.channel_freq == "epoch":
-            self._recorder.channels(self._step, self._read())
+        if self._recorder is None or self._reader is None:
+            return
+        if self._observer is not None and self._watch is not None:
+            self._tell(self._observer.batches_end(self._step))
+            self._observer.hold()
+            if self._watch.wants_epoch_end:
+                self._tell(self._watch.epoch_end(self._step, self._read()))
+        if self.channel_freq == "epoch":
+            self._background.add(self._recorder.channels, self._step, self._read())
+        replicas = self._reader.read_replicas()
+        if replicas is not None:
+            apart = replicas[..., self._columns]
+            self._background.add(self._recorder.divergence, self._step, apart)
 
+    @ends_nothing
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
-        if self._training and self._watch is not None:
-            self._tell(self._watch.validation(self._step, self._step, self._warm))
+        if self._training and self._observer is not None and self._watch is not None:
+            if not self._board.recalibrates:
+                self._tell(self._watch.validation(self._step, self._step, self._warm))
+            self._tell(self._observer.batches_end(self._step))  # its count is reset next
+            self._observer.hold()
 
+    @ends_nothing
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether weights were exchanged for the validation."""
+        del logs
+        if self._training and self._observer is not None:
+            self._tell(self._observer.compare(self._step, "at a validation"))
+
+    @ends_nothing
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
+        if self._observer is not None:
+            self._tell(self._observer.fit_end(self._step))
         self._training = False
         if self._recorder is not None:
-            self._recorder.close()
+            self._background.add(self._recorder.close)
+            self._background.close()
             if self._recorder.failure is not None:
                 say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
@@ -157,125 +224,173 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if repeated:
             say(f"alerts, and at how many readings: {', '.join(repeated)}")
 
-    def _try_to_begin(self) -> None:
-        """Finds the BN layers; whatever a model makes that raise, training goes on."""
-        try:
-            self._begin()
-        except Exception as error:  # noqa: BLE001
-            self._reader = None
-            say(f"the model cannot be watched ({error}); training goes on")
+    def _resume(self, epoch: int) -> None:
+        """Goes on with the steps of a run that another process or monitor began."""
+        last = None if self.log_dir is None else last_step(self.log_dir)
+        if epoch or last is not None:
+            self._updates.resume(epoch, (self.params or {}).get("steps"), last or 0)
 
     def _begin(self) -> None:
         """Finds the BN layers."""
-        reader = reader_for(self.model, fresh=True)
+        self._waiting = False
+        reader = reader_for(self.model, self.params)
+        reader.forget()  # a checkpoint may have been restored since
         chosen = select(reader.layout.paths, self.layers)
         if not chosen:
             which = "" if self.layers is None else f" whose path matches {self.layers}"
             say(f"the model has no BN layer{which}; there is nothing to watch")
             return
+        self._board = board_for(self._model, self.params)
         layout = reader.layout.narrowed(chosen)
-        self._columns = reader.layout.columns(chosen)
+        everything = len(chosen) == len(reader.layout)
+        self._columns = slice(None) if everything else reader.layout.columns(chosen)
         self._reader = reader
-        if self._recorder is None or self._recorder.layout.paths != layout.paths:
-            self._recorder = Recorder(
-                layout, self.log_dir, details=self.layers is not None, failed=_failed
-            )
-            self._warm = frozenset() if self._unbuilt else self._warm_layers(layout)
-        self._recorder.layout = layout  # a layer may have been frozen since
+        self._record(layout)
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self.alerts)
-            self._watch.layout = layout
-        self._report(reader, self._recorder)
+            self._observe(self._watch, reader, layout)
+        self._report(reader)
+        if self._observer is not None:  # JAX may not get as far as a step
+            self._tell(self._observer.logged(self._step))
+        self._board.marks.connect(self._marked)
         self._read_ahead()
 
-    def _report(self, reader: Reader, recorder: Recorder) -> None:
+    def _record(self, layout: Layout) -> None:
+        """Makes the recorder, or goes on with the one of an earlier `fit`."""
+        self._background.wait()  # what an interrupted `fit` left
+        earlier = self._recorder
+        if earlier is not None:
+            changes = what_changed(earlier.layout, layout)
+            if changes:
+                say(changes)
+            if earlier.layout.has_axes_of(layout):
+                earlier.layout = layout
+                return
+        self._recorder = Recorder(
+            layout,
+            self.log_dir if is_chief() else None,
+            details=self.layers is not None,
+            failed=self._failed,
+        )
+        self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
+
+    def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
+        """Makes ready to raise alerts in this `fit`."""
+        watch.begin(
+            layout,
+            self._step,
+            self._read(),
+            graph=reader.graph,
+            warm=self._warm,
+            replicas=reader.replicas,
+        )
+        self._observer = Observer(
+            self._model,
+            [reader.layers[path] for path in layout.paths],
+            watch,
+            self._read_anew,
+            (self.params or {}).get("steps"),
+            self._flags,
+        )
+
+    def _read_anew(self) -> Array:
+        """The variables, which another callback may have changed since the last step."""
+        if self._reader is not None:
+            self._reader.forget()
+        return self._read()
+
+    def _report(self, reader: Reader) -> None:
         """Lints once, and writes what is known of the model."""
+        recorder = self._recorder
+        if recorder is None:
+            return
         recorder.open()
         report = start.start_report(reader.graph)
         line = start.summary_line(report)
         if line and not recorder.run.starts:
             say(line)
-        fit = {**(self.params or {}), "counting": self._counting()}
+        fit = {**(self.params or {}), "counting": self._updates.counting}
         record = start.start_record(reader.graph, report, fit)
         recorder.start(self._step, record, start.start_text(record, report))
 
-    def _warm_layers(self, layout: Layout) -> frozenset[str]:
-        """The layers whose moving statistics are not the initial ones: trained before."""
-        mean, variance = self._read()[2:4]
-        off = (mean != 0) | (variance != 1)
-        paths = enumerate(layout.paths)
-        return frozenset(path for index, path in paths if off[layout.part(index)].any())
-
     def _log_step(self) -> None:
-        if self._recorder is None:
+        if self._recorder is None or self._reader is None:
             return
-        after = self._read()
-        taken, before = self._before or (self._step, None)
+        values, window = self._read(), None
+        if self._before is not None and self._before[0] < self._step:
+            taken, before = self._before
+            window = Window(before, self._averages(), self._step - taken)
         if self._watch is not None:
-            self._tell(self._watch.reading(self._step, after))
-        self._recorder.step(self._step, before, after, self._step - taken, warm=self._warm)
+            self._tell(self._watch.reading(self._step, values, window))
+        if self._observer is not None:
+            self._tell(self._observer.logged(self._step))
+        record = self._recorder.step
+        self._background.add(record, self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
             if logged % self.channel_freq == 0:
-                self._recorder.channels(self._step, after)
+                self._background.add(self._recorder.channels, self._step, values)
 
     def _read_ahead(self) -> None:
         """Reads now, if the next call is to be logged."""
-        if self._is_due(self._step, self._step + self._steps_per_call()):
-            self._before = (self._step, self._current(Reader.read_moving))
+        if self._is_due(self._step, self._step + self._updates.steps_per_call):
+            self._before = (self._step, self._averages())
 
     def _read(self) -> Array:
         """The variables of the tracked layers now, shape `(4, channels)`."""
-        return self._current(Reader.read)
-
-    def _current(self, read: Callable[[Reader, int], Array]) -> Array:
         if self._reader is None:
             raise RuntimeError("nothing is read before the layers are known")
-        if backend.needs_synchronization():
-            _ = self.model  # brings the running state into the variables
-        return read(self._reader, self._step)[:, self._columns]
+        return self._reader.read(self._updates.in_fit)[:, self._columns]
+
+    def _averages(self) -> Array:
+        """What the tracked layers average now, shape `(2, channels)`."""
+        if self._reader is None:
+            raise RuntimeError("nothing is read before the layers are known")
+        return self._reader.averages(self._updates.in_fit)[:, self._columns]
 
     def _is_due(self, earlier: int, later: int) -> bool:
         """Whether a step to be logged lies behind `earlier` and not behind `later`."""
         return later // self.update_freq > earlier // self.update_freq
 
-    def _count_updates(self) -> int:
-        """Updates of BN since the last call.
-
-        Without `steps_per_execution` each call is one, whatever the optimizer counts: with
-        gradient accumulation and with loss scaling it counts fewer.
-        """
-        if self._steps_per_call() == 1:
-            return 1
-        previous, self._counter = self._counter, self._optimizer_count()
-        return max(self._counter - previous, 0)
-
-    def _steps_per_call(self) -> int:
-        return int(getattr(self._model, "steps_per_execution", 1) or 1)
-
-    def _optimizer_count(self) -> int:
-        optimizer = getattr(self._model, "optimizer", None)
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        # The public `iterations` counts updates of the weights, not of BN.
-        counter = getattr(inner, "_iterations", getattr(inner, "iterations", 0))
-        return int(counter)
-
-    def _counting(self) -> str:
-        """Whether the number of updates between two readings is exact."""
-        several = self._steps_per_call() != 1
-        scaled = hasattr(getattr(self._model, "optimizer", None), "inner_optimizer")
-        return "approximate" if several and scaled else "exact"
-
     def _tell(self, alerts: Iterable[Alert]) -> None:
-        for alert in alerts:
-            say(str(alert))
-            if self._recorder is not None:
-                self._recorder.alert(alert)
+        """Tells alerts, which are looked for now; whatever is met there, training goes on."""
+        try:
+            for alert in alerts:
+                self._board.announce(alert)
+                if self._recorder is not None:
+                    # A copy: its count goes on.
+                    self._background.add(self._recorder.alert, replace(alert))
+        except Exception as error:  # noqa: BLE001
+            self._watch = self._observer = None
+            say(f"no alerts are raised any more ({first_line(error)}); training goes on")
 
+    def _marked(self, mark: Mark) -> None:
+        """Records what a callback did to the model; the last reading is out of date."""
+        if self._reader is None or self._recorder is None:
+            return
+        self._reader.forget()
+        self._before = None
+        layers = [path for path in mark.layers if path in self._recorder.layout.paths]
+        if mark.act is Act.FREEZE:
+            self._background.wait()  # what waits has the layout of before
+            self._recorder.layout = self._recorder.layout.frozen(layers)
+        if mark.act is Act.RECALIBRATE:
+            self._warm |= frozenset(layers)
+        if self._watch is not None:
+            self._watch.written(self._recorder.layout, self._warm)
+        told = replace(mark, layers=tuple(layers))
+        self._background.add(self._recorder.mark, self._step, told)
+        if not self._training:
+            self._background.close()
 
-def _failed(reason: str) -> None:
-    say(f"no events are written: {reason}; training goes on")
+    def _failed(self, reason: str) -> None:
+        say(f"no events are written: {reason}; training goes on")
+
+    def _give_up(self, error: Exception) -> None:
+        self._waiting = False
+        self._reader = None
+        say(f"the model cannot be watched ({first_line(error)}); training goes on")
 
 
 def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:

@@ -70,14 +70,36 @@ def run() -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     # Imported here, where Ctrl-C already leaves quietly.
-    from bnscope.cli import demo, fix, fold, inspect, lint, recalibrate, report, rule, track
+    from bnscope.cli import (
+        demo,
+        diagnose,
+        fix,
+        fold,
+        inspect,
+        lint,
+        recalibrate,
+        report,
+        rule,
+        track,
+    )
 
     parser = Parser(
         prog="bnscope",
-        description="See, lint, fix, fold and recalibrate Batch Normalization in Keras models.",
+        description="See, lint, fix, fold, diagnose and recalibrate Batch Normalization in Keras models.",
     )
     parser.add_argument("--version", action="version", version=f"bnscope {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (lint, fix, inspect, rule, fold, recalibrate, track, report, demo):
+    for command in (
+        lint,
+        fix,
+        inspect,
+        rule,
+        fold,
+        diagnose,
+        recalibrate,
+        track,
+        report,
+        demo,
+    ):
         command.add(commands)
     return parser

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bnscope.folding import FoldResult
     from bnscope.folding.benchmark import Benchmark
     from bnscope.folding.plan import Plan
-    from bnscope.folding.text import Section
+    from bnscope.sections import Section
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -191,7 +191,7 @@ def _say_export(exported: Export) -> None:
 
 
 def _print(sections: Iterable[Section]) -> None:
-    from bnscope.folding.text import print_sections
+    from bnscope.sections import print_sections
 
     print_sections(sections, sys.stdout)
 

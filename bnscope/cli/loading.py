@@ -55,6 +55,16 @@ def read_data(path: str | None) -> Any:
     """
     if path is None:
         return None
+    arrays = read_arrays(path)
+    return arrays.get("x", arrays)
+
+
+def read_arrays(path: str) -> dict[str, Any]:
+    """The arrays in a `.npz` file by name.
+
+    Raises:
+        BnscopeError: if the file cannot be read.
+    """
     import numpy as np
 
     if not os.path.exists(path):  # noqa: PTH110
@@ -71,7 +81,7 @@ def read_data(path: str | None) -> Any:
         raise unreadable from error
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise unreadable  # another zip archive
-    return arrays.get("x", arrays)
+    return arrays
 
 
 @contextmanager

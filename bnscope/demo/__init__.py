@@ -1,4 +1,4 @@
-"""The demonstration: AlexNet on crops of two photographs, linted, watched and folded.
+"""The demonstration: AlexNet on crops of two photographs, linted, watched, diagnosed and folded.
 
 Importing this loads neither Keras nor scikit-learn; the functions do.
 """

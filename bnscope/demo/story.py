@@ -1,4 +1,4 @@
-"""Tells the demonstration on the terminal: lint, watch, remedy, fold, look."""
+"""Tells the demonstration on the terminal: lint, watch, rescue, remedy, fold, look."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ def tell(settings: Settings, log_dir: Path) -> None:
     _lint()
     _heading("2. Watch it train", "model.fit(..., callbacks=[BatchNormMonitor(log_dir)])")
     cold = _train(DEFAULT_MOMENTUM, data, settings, cold_dir)
-    _heading("3. The remedy", f"BatchNormalization(momentum={REMEDY_MOMENTUM})")
+    _rescue(cold, data, settings)
+    _heading("4. The remedy", f"BatchNormalization(momentum={REMEDY_MOMENTUM})")
     warm = _train(REMEDY_MOMENTUM, data, settings, warm_dir)
     tables.print_comparison(sys.stdout, cold, warm, settings)
     _fold(warm, data, settings)
-    _heading("5. See it in TensorBoard")
+    _heading("6. See it in TensorBoard")
     _say(
         line(f"  {_tensorboard()} --logdir {shlex.quote(str(log_dir))}"),
         line(""),
@@ -90,10 +91,33 @@ def _train(momentum: float, data: Data, settings: Settings, log_dir: Path) -> Tr
         return train(momentum, data, settings, log_dir, step)
 
 
+def _rescue(cold: Trained, data: Data, settings: Settings) -> None:
+    """Finds out why validation is worse than training, and repairs it without training."""
+    import bnscope
+
+    _heading(
+        "3. Diagnose and recalibrate", "bnscope.diagnose(...), bnscope.recalibrate(...)"
+    )
+    images = data.training.images
+    diagnosis = bnscope.diagnose(
+        cold.model,
+        images,
+        data.training.labels,
+        validation_data=(data.validation.images, data.validation.labels),
+        batch_size=settings.batch_size,
+    )
+    tables.print_diagnosis(sys.stdout, diagnosis)
+    better = bnscope.recalibrate(cold.model, images, batch_size=settings.batch_size)
+    measured = better.evaluate(
+        data.validation.images, data.validation.labels, verbose=0, return_dict=True
+    )
+    tables.print_rescue(sys.stdout, cold, float(measured["accuracy"]))
+
+
 def _fold(trained: Trained, data: Data, settings: Settings) -> None:
     import bnscope
 
-    _heading("4. Fold the trained model", "bnscope.fold(model)")
+    _heading("5. Fold the trained model", "bnscope.fold(model)")
     images = data.validation.images[:TIMED_BATCH]
     result = bnscope.fold(trained.model, verify_data=images)
     tables.print_folds(sys.stdout, result)

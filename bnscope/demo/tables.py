@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 from bnscope.bn import initial_share
 from bnscope.demo.settings import Settings
 from bnscope.demo.training import Trained
-from bnscope.folding.text import print_sections, verdict_sections
+from bnscope.diagnosis.report import sections
+from bnscope.folding.text import verdict_sections
 from bnscope.printing import Line, console, emit, line
+from bnscope.sections import print_sections
 from bnscope.tables import as_text, table
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from bnscope.diagnosis import Diagnosis
 
 
 def print_comparison(
@@ -58,6 +62,32 @@ def _comparison_lines(cold: Trained, warm: Trained) -> Iterator[Line]:
         f"Training accuracy {fitted[0]} and {fitted[1]}: training normalizes with the "
         "statistics of the batch, validation with the moving ones."
     )
+
+
+def print_diagnosis(stream: TextIO, diagnosis: Diagnosis) -> None:
+    """Prints the verdict and the losses of a diagnosis.
+
+    Args:
+        stream: where to.
+        diagnosis: what `bnscope.diagnose` returned.
+    """
+    print_sections(sections(diagnosis)[:2], stream)
+
+
+def print_rescue(stream: TextIO, cold: Trained, accuracy: float) -> None:
+    """Prints the validation accuracy before and after recalibration.
+
+    Args:
+        stream: where to.
+        cold: the training whose model was recalibrated.
+        accuracy: the validation accuracy after.
+    """
+    before = f"{cold.history['val_accuracy'][-1]:.1%}"
+    text = line(
+        *("Validation accuracy ", (before, "bold"), " as trained, "),
+        *((f"{accuracy:.1%}", "bold"), " after bnscope.recalibrate: same weights."),
+    )
+    emit([line(""), text], stream)
 
 
 def print_folds(stream: TextIO, result: Any) -> None:

@@ -3,7 +3,7 @@
 Nothing else knows the tags.
 """
 
-from bnscope.events.reader import find, read
+from bnscope.events.reader import find, last_step, read
 from bnscope.events.run import Run
 
-__all__ = ["Run", "find", "read"]
+__all__ = ["Run", "find", "last_step", "read"]

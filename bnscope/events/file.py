@@ -10,11 +10,11 @@ import itertools
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from bnscope.events.background import Background
 
 _count = itertools.count()
 # So many records may wait for the disk before training waits too.
@@ -40,8 +40,7 @@ class EventFile:
         self.path = directory / f"events.out.tfevents.{name}.bnscope"
         self._file = self.path.open("xb")
         self._records = RecordWriter(self._file)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bnscope-events")
-        self._pending: deque[Future[None]] = deque()
+        self._background = Background("bnscope-events", _MOST_PENDING)
         self._event = Event
         first = Event(wall_time=time.time(), file_version="brain.Event:2")
         self.add(lambda: first)
@@ -61,11 +60,7 @@ class EventFile:
 
     def add(self, make: Callable[[], Any]) -> None:
         """Adds an event, which is made in the background."""
-        while self._pending and (
-            self._pending[0].done() or len(self._pending) > _MOST_PENDING
-        ):
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._write, make))
+        self._background.add(self._write, make)
 
     def close(self) -> None:
         """Writes what is left and closes the file.
@@ -73,12 +68,9 @@ class EventFile:
         Raises:
             OSError: if a record could not be written.
         """
-        self._thread.shutdown(wait=True)
         try:
-            while self._pending:
-                self._pending.popleft().result()
+            self._background.close()
         finally:
-            self._pending.clear()
             self._file.close()
 
     def _write(self, make: Callable[[], Any]) -> None:

@@ -33,13 +33,9 @@ def read(log_dir: str | Path) -> Run:
             TensorBoard is not installed.
     """
     _check_tensorboard()
-    directory = Path(log_dir)
-    if (directory / DIRECTORY).is_dir():
-        directory = directory / DIRECTORY
-    files = sorted(directory.glob("events.out.tfevents.*"))
     run = Run()
     pending: dict[int, Any] = {}
-    for path in files:
+    for path in _files(log_dir):
         for step, value in _values(path):
             _add(run, step, value, pending)
     if not run.layers:
@@ -48,6 +44,15 @@ def read(log_dir: str | Path) -> Run:
             "Give the log_dir of a BatchNormMonitor.",
         )
     return run
+
+
+def last_step(log_dir: str | Path) -> int | None:
+    """The last step of which a log directory holds a record; None if it holds no run."""
+    try:
+        steps = read(log_dir).steps
+    except (BnscopeError, ImportError, OSError, ValueError):
+        return None
+    return int(steps[-1]) if len(steps) else None
 
 
 def _check_tensorboard() -> None:
@@ -80,6 +85,13 @@ def run_name(directory: str) -> str:
     return name if name not in {"", "."} else directory
 
 
+def _files(log_dir: str | Path) -> list[Path]:
+    directory = Path(log_dir)
+    if (directory / DIRECTORY).is_dir():
+        directory = directory / DIRECTORY
+    return sorted(directory.glob("events.out.tfevents.*"))
+
+
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
     """The values of an event file with their steps, as far as it can be read."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
@@ -105,8 +117,12 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         run.starts.append(json.loads(data.item()))
     elif schema.is_alert(value.tag):
         run.alerts.append(json.loads(data.item()))
+    elif value.tag == schema.MARK:
+        run.marks.append(json.loads(data.item()))
     elif value.tag == schema.CHANNELS:
         run.add_channels(step, data)
+    elif value.tag == schema.DIVERGENCE_TAG:
+        run.add_divergence(step, data)
     elif value.tag == schema.STATISTICS_TAG:
         pending[step] = data
     elif value.tag == schema.LAYERS and step in pending:

@@ -14,6 +14,7 @@ from bnscope.events.schema import MAX_CHANNEL_RECORDS, MAX_RECORDS
 from bnscope.statistics.channels import FIELDS, STATUSES
 from bnscope.statistics.layout import STATISTICS, VARIABLES
 from bnscope.statistics.quantiles import COLUMNS
+from bnscope.statistics.replicas import DIVERGENCE
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Run:
         widths: channels of each layer.
         starts: the records written as training began, one for each `fit`.
         alerts: the alerts as they are written to JSON.
+        marks: what callbacks did to the layers: `act` (`recalibrate`, `restore`, `freeze`),
+            `step`, `layers`, `message`.
         statuses: what the numbers of the field `status` stand for.
     """
 
@@ -41,9 +44,13 @@ class Run:
     widths: tuple[int, ...] = ()
     starts: list[Mapping[str, Any]] = field(default_factory=list)
     alerts: list[Mapping[str, Any]] = field(default_factory=list)
+    marks: list[Mapping[str, Any]] = field(default_factory=list)
     statuses: tuple[str, ...] = tuple(map(str, STATUSES))
     _records: list[Record] = field(default_factory=list, repr=False)
     _channels: list[tuple[int, npt.NDArray[Any]]] = field(default_factory=list, repr=False)
+    _divergence: list[tuple[int, npt.NDArray[Any]]] = field(
+        default_factory=list, repr=False
+    )
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -68,6 +75,31 @@ class Run:
     def channel_steps(self) -> npt.NDArray[np.int64]:
         """The steps of the per-channel records."""
         return np.array([step for step, _ in self._channels], np.int64)
+
+    @property
+    def divergence_steps(self) -> npt.NDArray[np.int64]:
+        """The steps at which replicas were compared; empty where there was one only."""
+        return np.array([step for step, _ in self._divergence], np.int64)
+
+    def divergence(self, layer: str, name: str = "mean") -> Array:
+        """How far the replicas of the first process were apart, at `divergence_steps`.
+
+        Args:
+            layer: path of the layer.
+            name: `mean`: the largest difference of a moving mean, in sigma; or `variance`: that
+                of a moving variance, as a share of the largest.
+
+        Returns:
+            Float64 of shape `(records,)`.
+
+        Raises:
+            ValueError: if there is no such layer or name.
+        """
+        index = _index(layer, self.layers, "layer")
+        column = _index(name, DIVERGENCE, "divergence")
+        return np.array(
+            [values[index, column] for _, values in self._divergence], np.float64
+        )
 
     def statistic(self, layer: str, name: str, column: str = "q50") -> Array:
         """One statistic of one layer over the logged steps.
@@ -182,7 +214,9 @@ class Run:
         """Drops what lies behind a step, and all of it if the step is negative."""
         self._records = [record for record in self._records if record.step <= step]
         self._channels = [pair for pair in self._channels if pair[0] <= step]
+        self._divergence = [pair for pair in self._divergence if pair[0] <= step]
         self.alerts = [alert for alert in self.alerts if alert.get("step", 0) <= step]
+        self.marks = [mark for mark in self.marks if mark.get("step", 0) <= step]
 
     def without_channels(self) -> Run:
         """A run of the same records that has the variables of no channel yet."""
@@ -193,6 +227,12 @@ class Run:
         self._channels.append((step, variables))
         if len(self._channels) > MAX_CHANNEL_RECORDS:
             self._channels = self._channels[::2]
+
+    def add_divergence(self, step: int, values: npt.NDArray[Any]) -> None:
+        """Adds how far replicas are apart; when there are too many, every second goes."""
+        self._divergence.append((step, values))
+        if len(self._divergence) > MAX_RECORDS:
+            self._divergence = self._divergence[::2]
 
     def __repr__(self) -> str:
         count = len(self._records)

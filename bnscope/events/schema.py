@@ -7,6 +7,7 @@ from typing import Any
 from bnscope.statistics.channels import FIELDS, STATUSES
 from bnscope.statistics.layout import STATISTICS, VARIABLES, Layout
 from bnscope.statistics.quantiles import COLUMNS
+from bnscope.statistics.replicas import DIVERGENCE
 
 VERSION = 1
 PLUGIN = "bnscope"
@@ -15,8 +16,10 @@ START = "bnscope/start"  # JSON: what was known of the model when training began
 STATISTICS_TAG = "bnscope/statistics"  # float32 [layers, statistics, columns]
 LAYERS = "bnscope/layers"  # float32 [layers, fields]
 CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
+DIVERGENCE_TAG = "bnscope/divergence"  # float32 [layers, divergence]; several replicas only
 ALERT = "bnscope/alert"  # JSON: one alert; further ones of a step under numbered tags
 ALERT_TEXT = "bnscope/alerts"  # the same for people
+MARK = "bnscope/mark"  # JSON: what a callback did to the layers
 
 # After so many records the cadence doubles.
 MAX_RECORDS = 4000
@@ -38,6 +41,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "fields": list(FIELDS),
         "statuses": [str(status) for status in STATUSES],
         "variables": list(VARIABLES),
+        "divergence": list(DIVERGENCE),
     }
 
 

@@ -65,6 +65,18 @@ class RunWriter:
         """The variables of every channel, shape `(4, channels)`."""
         self._write(step, lambda: [self._tensor(schema.CHANNELS, variables)])
 
+    def divergence(
+        self, step: int, values: npt.NDArray[Any], scalars: Mapping[str, float]
+    ) -> None:
+        """How far the replicas are apart, shape `(layers, 2)`."""
+        self._write(
+            step,
+            lambda: [
+                self._tensor(schema.DIVERGENCE_TAG, values),
+                *(protos.scalar(tag, value) for tag, value in scalars.items()),
+            ],
+        )
+
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
         at, count = self._alerts_at
@@ -73,6 +85,12 @@ class RunWriter:
         tags = (schema.numbered(tag, number) for tag in (schema.ALERT, schema.ALERT_TEXT))
         ours, readable = tags
         self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
+
+    def mark(self, step: int, record: Mapping[str, Any], text: str) -> None:
+        """What a callback did to the layers, for machines and for people."""
+        self._write(
+            step, lambda: [self._json(schema.MARK, record), _text("bnscope/marks", text)]
+        )
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""

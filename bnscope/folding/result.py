@@ -137,7 +137,8 @@ class FoldResult:
         return compare(self.original(), self.model, batch_size=batch_size, rounds=rounds)
 
     def __str__(self) -> str:
-        from bnscope.folding.text import as_text, result_sections
+        from bnscope.folding.text import result_sections
+        from bnscope.sections import as_text
 
         return as_text(result_sections(self))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bnscope.bn import WIDE_SPREAD
 from bnscope.folding.plan import Plan, Verdict
 from bnscope.folding.ranges import KernelRange, Ranges
 from bnscope.folding.report import Change, Report
-from bnscope.printing import console, printable
 from bnscope.rules.base import plural
+from bnscope.sections import Section
 
 if TYPE_CHECKING:
     from bnscope.folding.benchmark import Benchmark
@@ -21,22 +20,6 @@ if TYPE_CHECKING:
 _MOST_KERNELS = 5
 _MOST_NAMES = 5
 _THOUSAND = 1000
-
-
-class Section(NamedTuple):
-    """A part of the report: a title, a table, and sentences below it.
-
-    Args:
-        title: what the table shows; "" for none.
-        columns: titles and how each is justified.
-        rows: the cells.
-        sentences: what follows, a line each.
-    """
-
-    title: str
-    columns: Sequence[tuple[str, str]] = ()
-    rows: Sequence[Sequence[str]] = ()
-    sentences: Sequence[str] = ()
 
 
 def report_sections(
@@ -75,29 +58,6 @@ def verdict_sections(plan: Plan) -> list[Section]:
     reasons = dict.fromkeys(str(verdict.reason) for verdict in plan.kept)
     kept = [_kept(reason, plan.kept) for reason in reasons]
     return [*kept, _folded(plan.folded)] if plan.folded else kept
-
-
-def print_sections(sections: Iterable[Section], stream: TextIO) -> None:
-    """Prints sections: tables where there is room, wrapped on a narrow terminal."""
-    from bnscope.tables import fitting_table
-
-    target = console(stream)
-    for index, section in enumerate(sections):
-        if index:
-            target.print()
-        if section.title:
-            target.print(printable(section.title), style="bold")
-        if section.rows:
-            fitting_table(section.columns, section.rows, target)
-        for sentence in section.sentences:
-            target.print(printable(sentence))
-
-
-def as_text(sections: Iterable[Section]) -> str:
-    """The sections as plain text."""
-    stream = io.StringIO()
-    print_sections(sections, stream)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def _kept(reason: str, verdicts: Sequence[Verdict]) -> Section:

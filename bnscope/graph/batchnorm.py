@@ -121,6 +121,24 @@ def channel_axis(layer: Layer, rank: int | None) -> int | None:
     return None if rank is None or rank + value < 0 else rank + value
 
 
+def values_a_sample(call: Call) -> int | None:
+    """Of how many values of each sample a channel's mean is made: the size of the map.
+
+    Args:
+        call: a call of a BN layer.
+
+    Returns:
+        The number of values; None where the shape or the channel axis is not known.
+    """
+    shape = call.inputs[0].shape if call.inputs else None
+    channel = channel_axis(call.layer, None if shape is None else len(shape))
+    if shape is None or channel is None or not 0 < channel < len(shape):
+        return None
+    sizes = [size for index, size in enumerate(shape) if index not in (0, channel)]
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
 def is_frozen(layer: Layer) -> bool:
     """Whether BN runs in inference mode even while the model trains."""
     return not layer.trainable

@@ -53,6 +53,20 @@ def read(model: Any, *, trace: bool = False) -> Graph:
     return _read(model, Tracer(model) if trace else None)[0]
 
 
+def read_with_layers(model: Any) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a live model, whose `call`s are followed, and its Keras layers by path.
+
+    Args:
+        model: a `keras.Model`.
+
+    Raises:
+        UnsupportedModelError: if this is no Keras 3 model.
+    """
+    _check_model(model)
+    graph, specs = _read(model, Tracer(model))
+    return graph, {path: spec.source for path, spec in specs.items()}
+
+
 def keras_layers(model: Any, tracer: Tracer | None = None) -> dict[str, Any]:
     """The Keras layers of a live model by their path in its graph.
 
@@ -69,6 +83,15 @@ def keras_layers(model: Any, tracer: Tracer | None = None) -> dict[str, Any]:
     """
     _check_model(model)
     return {path: spec.source for path, spec in _read(model, tracer)[1].items()}
+
+
+def batch_norms(model: Any) -> dict[str, Any]:
+    """The BN layers of a live model by their path, in forward order; as `keras_layers`."""
+    import keras
+
+    kind = keras.layers.BatchNormalization
+    layers = keras_layers(model)
+    return {path: layer for path, layer in layers.items() if isinstance(layer, kind)}
 
 
 def _check_model(model: Any) -> None:
@@ -304,6 +327,8 @@ def _variable(variable: Any) -> Variable:
 
 
 def _training(model: Any) -> Training:
+    import keras
+
     compiled = bool(getattr(model, "compiled", False))
     optimizer = getattr(model, "optimizer", None)
     if not compiled or optimizer is None:
@@ -316,6 +341,6 @@ def _training(model: Any) -> Training:
     kind = type(optimizer).__name__
     return Training(
         compiled=True,
-        optimizer_steps=int(counter),
+        optimizer_steps=int(keras.ops.convert_to_numpy(counter)),
         optimizer=optimizers.from_settings(kind, settings),
     )

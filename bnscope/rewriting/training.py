@@ -78,7 +78,7 @@ def carry_training(
     try:
         pairs = [(v, variables[id(v)]) for v in old.variables if id(v) in variables]
         optimizer = _copied_optimizer(old.optimizer, pairs)
-        new.compile(**_arguments(old), optimizer=optimizer)
+        new.compile(**compile_arguments(old), optimizer=optimizer)
     except Exception as error:  # noqa: BLE001  a user's class may raise anything
         return Carried(
             notes=(
@@ -123,7 +123,7 @@ def _carried(old: Any, new: Any, variables: Mapping[int, Any], count: _Count) ->
     )
 
 
-def _arguments(model: Any) -> dict[str, Any]:
+def compile_arguments(model: Any) -> dict[str, Any]:
     """The arguments of `compile` but the optimizer; metrics are copied, they have a state."""
     import keras
 

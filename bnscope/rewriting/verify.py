@@ -41,7 +41,9 @@ from bnscope.rewriting.inputs import (
     input_specs,
     nudged,
     random_batches,
+    takes_twin,
     user_batches,
+    with_twin,
 )
 from bnscope.rewriting.running import (
     before_activations,
@@ -70,6 +72,14 @@ class Values:
         """Those for some of the batches."""
         before = [self.before[index] for index in chosen] if self.before else []
         return Values([self.outputs[index] for index in chosen], before)
+
+    def rows(self, chosen: slice) -> Values:
+        """Those for some samples of the first batch."""
+
+        def cut(parts: list[Outputs]) -> list[Outputs]:
+            return [{name: y[chosen] for name, y in part.items()} for part in parts[:1]]
+
+        return Values(cut(self.outputs), cut(self.before))
 
     def compared(self, other: Values) -> list[OutputCheck]:
         """How far the values of another model are from these."""
@@ -168,16 +178,22 @@ class Verifier:
     def measured_sensitivity(self) -> float:
         """How far moving each input by one unit of rounding moves the outputs.
 
-        Of large samples one batch is run. It is 0 where the outputs differ from run to run,
-        of which rounding is not the cause.
+        Of large samples only one is looked at. It is 0 where the outputs differ from run to
+        run, of which rounding is not the cause.
         """
         chosen = cheapest(self.batches)
         if not self.is_steady() and not self.repeats(chosen):
             return 0.0
-        batches = [self.batches[index] for index in chosen]
-        moved = nudged(self.specs, batches, self.dtype, SEED)
-        errors = [check.error for check in self.again(chosen, moved)]
+        errors = [check.error for check in self.moved(chosen)]
         return max((error for error in errors if np.isfinite(error)), default=0.0)
+
+    def moved(self, chosen: Sequence[int]) -> list[OutputCheck]:
+        """How far rounding moves the original's values on the chosen batches."""
+        if not self.given and takes_twin(self.batches):
+            sample, twin = slice(0, 1), slice(-1, None)
+            return self.expected.rows(sample).compared(self.expected.rows(twin))
+        batches = [self.batches[index] for index in chosen]
+        return self.again(chosen, nudged(self.specs, batches, self.dtype, SEED))
 
     def is_steady(self) -> bool:
         """Whether samples that were run twice, among others and alone, gave the same."""
@@ -250,6 +266,7 @@ class Verifier:
         batches = random_batches(self.specs, self.draws.pop(0), SEED, words)
         if any(None in spec.shape[1:] for spec in self.specs):
             batches = self.running(batches)
+        batches = with_twin(self.specs, batches, self.dtype, SEED)
         return batches, self.run(self.model, batches).outputs
 
     def running(self, batches: list[Batch]) -> list[Batch]:

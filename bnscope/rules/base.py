@@ -9,7 +9,10 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bnscope.bn import BatchNormState
+import numpy as np
+import numpy.typing as npt
+
+from bnscope.bn import Array, BatchNormState
 from bnscope.graph.batchnorm import batch_norm_calls, batch_norms, state
 from bnscope.graph.model import Call, Graph, Layer
 from bnscope.rewriting.edits import Edit
@@ -66,12 +69,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class StateProblem:
-    """What a rule found in the values of one BN layer.
+    """What a rule found in the values of one BN layer, or in what a run does with it.
 
     Args:
         message: what was found, with the values, and why it matters.
-        statistic: the variable concerned (`moving_variance`, ...).
-        channels: the channels concerned, worst first.
+        statistic: what `value` is (`moving_variance`, `batch_size`, ...).
+        channels: the channels concerned, worst first; empty where it is about no channel.
         value: the value of the worst channel.
         threshold: the value that should not have been passed; None where there is none.
         severity: how bad it is.
@@ -132,6 +135,7 @@ class Rule:
         advice: what to do, in one sentence.
         fix: grade of the rule's fix, "safe" or "unsafe"; None where it has none.
         while_training: whether it is raised by callbacks instead of linting.
+        also_while_training: whether it is raised by callbacks as well as by linting.
     """
 
     code: ClassVar[str]
@@ -140,6 +144,7 @@ class Rule:
     advice: ClassVar[str]
     fix: ClassVar[str | None] = None
     while_training: ClassVar[bool] = False
+    also_while_training: ClassVar[bool] = False
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
@@ -222,6 +227,34 @@ class StateRule(Rule):
                         "threshold": problem.threshold,
                     },
                 )
+
+
+class ChannelRule(StateRule):
+    """A rule on the values of one BN layer that judges each channel by itself."""
+
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
+        """Which channels are bad, of one layer or of many side by side.
+
+        Args:
+            values: gamma, beta, moving mean and moving variance, shape `(4, channels)`.
+            epsilon: one, or one a channel.
+
+        Returns:
+            Booleans of shape `(channels,)`.
+        """
+        raise NotImplementedError
+
+
+class RunRule(Rule):
+    """A rule on what a run does with BN, which no saved model shows."""
+
+    while_training = True
+
+    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
+        """Finds nothing in a saved model."""
+        return iter(())
 
 
 def plural(count: int, noun: str) -> str:

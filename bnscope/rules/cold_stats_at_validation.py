@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from bnscope.bn import LARGEST_INITIAL_SHARE, initial_share, is_cold, updates_until
-from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem
+from bnscope.rules.base import RunRule, Severity, StateProblem
 
 
-class ColdStatsAtValidation(Rule):
+class ColdStatsAtValidation(RunRule):
     """Validation starts while the moving statistics still hold much of their initial values.
 
     ## What it does
@@ -37,7 +35,6 @@ class ColdStatsAtValidation(Rule):
     name = "cold-stats-at-validation"
     severity = Severity.WARNING
     advice = "Lower the momentum (0.9 needs 29 updates), or train longer before validating."
-    while_training = True
 
     LARGEST_INITIAL_SHARE = LARGEST_INITIAL_SHARE
 
@@ -65,7 +62,3 @@ class ColdStatsAtValidation(Rule):
             self.LARGEST_INITIAL_SHARE,
             self.severity,
         )
-
-    def check(self, context: Context) -> Iterator[Problem]:  # noqa: ARG002
-        """Finds nothing in a saved model: it needs a validation that starts."""
-        return iter(())

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from bnscope.bn import DEAD_SHARE_OF_EPSILON, BatchNormState
-from bnscope.rules.base import Severity, StateProblem, StateRule, channel_list
+from bnscope.bn import DEAD_SHARE_OF_EPSILON, Array, BatchNormState
+from bnscope.rules.base import ChannelRule, Severity, StateProblem, channel_list
 
 
-class CollapsedVariance(StateRule):
+class CollapsedVariance(ChannelRule):
     """The moving variance of a channel has collapsed, or exploded.
 
     ## What it does
@@ -40,25 +41,35 @@ class CollapsedVariance(StateRule):
         "Look at the layer that feeds this one: its filter is dead, or its scale runs away."
     )
 
+    also_while_training = True
+
     # A real run showed epsilon/60 in a dead channel and 2.6 epsilon in the living ones.
     SHARE_OF_EPSILON = DEAD_SHARE_OF_EPSILON
     LARGEST_VARIANCE = 1e6
+
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
+        """Those whose variance has collapsed or exploded; invalid ones are BN303's."""
+        return self._collapsed(values[3], epsilon) | self._exploded(values[3])
 
     def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:
         """The channels whose variance has collapsed, and those whose variance exploded."""
         return tuple(self._problems(state))
 
+    def _collapsed(self, variance: Array, epsilon: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        smallest = self.SHARE_OF_EPSILON * np.asarray(epsilon)
+        return np.asarray((variance >= 0) & (variance < smallest))
+
+    def _exploded(self, variance: Array) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.isfinite(variance) & (variance > self.LARGEST_VARIANCE))
+
     def _problems(self, state: BatchNormState) -> Iterator[StateProblem]:
         variance = np.asarray(state.moving_variance, np.float64)
         smallest = state.epsilon * self.SHARE_OF_EPSILON
         for bad, order, threshold, word in (
-            ((variance >= 0) & (variance < smallest), 1, smallest, "collapsed to"),
-            (
-                np.isfinite(variance) & (variance > self.LARGEST_VARIANCE),
-                -1,
-                self.LARGEST_VARIANCE,
-                "grown to",
-            ),
+            (self._collapsed(variance, state.epsilon), 1, smallest, "collapsed to"),
+            (self._exploded(variance), -1, self.LARGEST_VARIANCE, "grown to"),
         ):
             found = np.flatnonzero(bad)
             if not found.size:

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnscope.graph.batchnorm import is_frozen
-from bnscope.rules.base import Context, Problem, Rule, Severity
+from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem
 
 
 class EmaWithoutRecalibration(Rule):
     """The optimizer averages the weights, but not the moving statistics.
 
     ## What it does
-    Finds trainable BN layers in a model compiled with `use_ema=True`.
+    Finds trainable BN layers in a model compiled with `use_ema=True`. While training,
+    `BatchNormMonitor` tells it where it happens: at a validation, or between two epochs, for
+    which a callback such as `SwapEMAWeights` puts the averaged weights in place (gamma and beta
+    change, although nothing trains), and at the end of `fit`, where Keras does.
 
     ## Why is this bad
     At the end of `fit` Keras replaces the weights, gamma and beta included, by their moving
@@ -24,8 +27,10 @@ class EmaWithoutRecalibration(Rule):
     Recompute the statistics on training data once the averaged weights are in place.
 
     ## When it is quiet
-    Frozen layers. Whether the statistics were recomputed is not visible in a file; if they
-    were, ignore the rule with `--ignore BN407`.
+    Frozen layers. At the end of `fit`, statistics that were recomputed before the monitor looks
+    (a `BatchNormRecalibrate` that stands before it in the list). Whether they were is not
+    visible in a file; if so, ignore the rule with `--ignore BN407`. An exchange of weights
+    is not seen where no layer has a gamma or beta.
 
     ## References
     - Izmailov et al. 2018, section 3.2, <https://arxiv.org/abs/1803.05407>
@@ -35,6 +40,7 @@ class EmaWithoutRecalibration(Rule):
     name = "ema-without-recalibration"
     severity = Severity.WARNING
     advice = "Recompute the statistics on training data after the averaged weights are set."
+    also_while_training = True
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
@@ -47,6 +53,33 @@ class EmaWithoutRecalibration(Rule):
                     layer.path,
                     f"{optimizer.kind} with use_ema=True averages the weights, but not the "
                     "moving mean and variance, which stay those of the last weights.",
+                )
+
+    def check_exchange(
+        self, context: Context, when: str
+    ) -> Iterator[tuple[str, StateProblem]]:
+        """The layers whose weights were exchanged for their average.
+
+        Args:
+            context: the model that trains.
+            when: where that was seen ("at a validation").
+
+        Yields:
+            Path of the layer, and the problem.
+        """
+        for layer in context.batch_norms:
+            if not is_frozen(layer):
+                yield (
+                    layer.path,
+                    StateProblem(
+                        f"{when} the model holds averaged weights, with a moving mean and "
+                        "variance that are those of the last weights.",
+                        "moving_mean",
+                        (),
+                        1.0,
+                        None,
+                        self.severity,
+                    ),
                 )
 
     @staticmethod

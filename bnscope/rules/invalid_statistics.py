@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from bnscope.bn import AnyArray, BatchNormState
-from bnscope.rules.base import Severity, StateProblem, StateRule, channel_list
+from bnscope.bn import AnyArray, Array, BatchNormState
+from bnscope.rules.base import ChannelRule, Severity, StateProblem, channel_list
 
 
-class InvalidStatistics(StateRule):
+class InvalidStatistics(ChannelRule):
     """Gamma, beta or the moving statistics are NaN or infinite, or the variance is negative.
 
     ## What it does
@@ -41,6 +42,13 @@ class InvalidStatistics(StateRule):
         "Find what overflowed (learning rate, float16, the data), then restore or recompute the "
         "statistics."
     )
+
+    def flagged_channels(
+        self, values: Array, epsilon: npt.ArrayLike
+    ) -> npt.NDArray[np.bool_]:
+        """Those with a value that is not finite, or a negative variance."""
+        del epsilon
+        return np.asarray(~np.isfinite(values).all(0) | (values[3] < 0))
 
     def check_state(self, state: BatchNormState) -> tuple[StateProblem, ...]:
         """The variables with values that are not finite, and negative variances."""

@@ -49,8 +49,16 @@ def _grade(rule: type[Rule]) -> str:
     if rule.severity == "off":
         severity += ", only when selected, and then reported as info"
     fix = f"Fix: {rule.fix or 'none'}"
-    where = "the callbacks while training" if rule.while_training else "`bnscope lint`"
-    return f"{severity}. {fix}. Found by {where}."
+    return f"{severity}. {fix}. Found by {_where(rule)}."
+
+
+def _where(rule: type[Rule]) -> str:
+    if rule.while_training:
+        return "the callbacks while training"
+    both = rule.also_while_training
+    return (
+        "`bnscope lint`, and by the callbacks while training" if both else "`bnscope lint`"
+    )
 
 
 def _sections(rule: type[Rule]) -> dict[str, str]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 from typing import Any
 
-from bnscope.graph.batchnorm import channel_axis, is_frozen
+from bnscope.graph.batchnorm import is_frozen, values_a_sample
 from bnscope.graph.model import Call
-from bnscope.rules.base import Context, Problem, Rule, Severity, plural
+from bnscope.rules.base import Context, Problem, Rule, Severity, StateProblem, plural
 
 
 class SmallBatch(Rule):
-    """The model fixes a batch so small that its statistics are mostly noise.
+    """Batches so small that their statistics are mostly noise.
 
     ## What it does
-    In a model whose input fixes the batch size, counts the values of which each mean and
-    variance is made: batch size times the size of the map. Reports BN layers with fewer than
-    32.
+    Counts the values of which each mean and variance is made: batch size times the size of
+    the map. Linting knows the batch size of a model whose input fixes it, and reports BN layers
+    with fewer than 32 values. `BatchNormMonitor` knows that of the running `fit`, from the count
+    of its loss; it may be that of a short trial, so only fewer than 8 are reported.
 
     ## Why is this bad
     In training each batch is normalized with its own statistics. From few values these are
@@ -30,8 +30,10 @@ class SmallBatch(Rule):
     again, so there is no automatic fix.
 
     ## When it is quiet
-    Frozen layers, large maps, and inputs that leave the batch size open. In a model that is not
-    compiled it is only a note: many models are given a fixed batch for deployment.
+    Frozen layers and large maps. When linting, inputs that leave the batch size open; in a model
+    that is not compiled it is only a note, since many models are given a fixed batch for
+    deployment. While training, layers whose map is not known, as in a subclassed model, and a
+    `train_step` of one's own that does not count in the model's loss.
 
     ## References
     - Wu & He 2018, <https://arxiv.org/abs/1803.08494>
@@ -41,24 +43,61 @@ class SmallBatch(Rule):
     name = "small-batch"
     severity = Severity.WARNING
     advice = "Use larger batches, freeze the layer, or use GroupNormalization."
+    also_while_training = True
 
     FEWEST_VALUES = 32
+    FEWEST_VALUES_IN_TRAINING = 8
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
         compiled = context.graph.training.compiled is True
         for call in context.batch_norm_calls:
-            values = _values_a_channel(call)
-            if values is None or values >= self.FEWEST_VALUES or is_frozen(call.layer):
+            shape = call.inputs[0].shape if call.inputs else None
+            batch = shape[0] if shape else None
+            if batch is None:
                 continue
-            batch = call.inputs[0].shape[0] if call.inputs[0].shape else None
-            yield Problem(
-                call.layer.path,
-                f"the batch size is fixed at {batch}, so each mean and variance is made of "
-                f"{plural(values, 'value')}; fewer than {self.FEWEST_VALUES} are mostly noise.",
-                severity=None if compiled else Severity.INFO,
-                data={"batch_size": batch, "values": values},
-            )
+            problem = self._problem(call, batch, "is fixed at", self.FEWEST_VALUES)
+            if problem is not None:
+                yield Problem(
+                    call.layer.path,
+                    problem.message,
+                    severity=None if compiled else Severity.INFO,
+                    data={"batch_size": batch, "values": int(problem.value)},
+                )
+
+    def check_batch(
+        self, context: Context, batch_size: int
+    ) -> Iterator[tuple[str, StateProblem]]:
+        """The layers for which the batches of a running `fit` are too small.
+
+        Args:
+            context: the model that trains.
+            batch_size: samples in a batch.
+
+        Yields:
+            Path of the layer, and the problem; `value` is the number of values a channel.
+        """
+        for call in context.batch_norm_calls:
+            fewest = self.FEWEST_VALUES_IN_TRAINING
+            problem = self._problem(call, batch_size, "is", fewest)
+            if problem is not None:
+                yield call.layer.path, problem
+
+    def _problem(
+        self, call: Call, batch: int, word: str, fewest: int
+    ) -> StateProblem | None:
+        size = values_a_sample(call)
+        if size is None or size * batch >= fewest or is_frozen(call.layer):
+            return None
+        return StateProblem(
+            f"the batch size {word} {batch}, so each mean and variance is made of "
+            f"{plural(size * batch, 'value')}; fewer than {fewest} are mostly noise.",
+            "values",
+            (),
+            size * batch,
+            fewest,
+            self.severity,
+        )
 
     @staticmethod
     def bad_two_samples(keras: Any) -> Any:  # noqa: D102
@@ -156,17 +195,6 @@ class GradientAccumulation(Rule):
         )
         model.compile(keras.optimizers.Adam(gradient_accumulation_steps=4), "mse")
         return model
-
-
-def _values_a_channel(call: Call) -> int | None:
-    """Of how many values a channel's mean is made; None where that is not known."""
-    shape = call.inputs[0].shape if call.inputs else None
-    axis = channel_axis(call.layer, None if shape is None else len(shape))
-    if shape is None or axis is None or axis >= len(shape):
-        return None
-    sizes = [size for index, size in enumerate(shape) if index != axis]
-    known = [size for size in sizes if size is not None]
-    return prod(known) if len(known) == len(sizes) else None
 
 
 def _fixed_batch(context: Context) -> int:

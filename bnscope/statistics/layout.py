@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,6 @@ from bnscope.bn import Array, BatchNormState
 
 # Read from the model, a row each.
 VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
-# The last of them: what every BN layer has, and what mini-batch statistics are told from.
-MOVING = ("moving_mean", "moving_variance")
 # What is kept of each channel at a logged step: what was read, and what follows from it.
 STATISTICS = (
     *VARIABLES,
@@ -28,17 +26,25 @@ STATISTICS = (
 
 
 class Status(StrEnum):
-    """Whether the mini-batch statistics of a layer can be told from its moving values."""
+    """Whether the mini-batch statistics of a layer can be told from its moving values.
+
+    Events hold positions in this list: a new one goes to its end.
+    """
 
     EXACT = "exact"  # one update a step
     FROZEN = "frozen"  # no update
     SHARED = "shared"  # called several times, so updated several times a step
     TIME_DISTRIBUTED = "time-distributed"  # updated once for each time step
-    RENORM = "renorm"  # moves its averages in another way
+    RENORM = "renorm"  # as exact; the variance is told from the moving standard deviation
     HALF_PRECISION = "half-precision"  # rounding is larger than an update
     MOMENTUM = "momentum"  # outside [0, 1)
     REPLICAS = "replicas"  # several replicas; what is read is the first one's
     UNCHANGED = "unchanged"  # told at each step: no average moved, so BN was not updated
+    ASSUMED = "assumed"  # as exact, if BN is updated once a step, which is not known
+
+
+# What is recovered is right, or right if what is assumed holds.
+TOLD = frozenset({Status.EXACT, Status.RENORM, Status.ASSUMED})
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,10 @@ class Layout:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def has_axes_of(self, other: Layout) -> bool:
+        """Whether both can stand in one series: the same layers with as many channels."""
+        return (self.paths, self.widths) == (other.paths, other.widths)
+
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
         """Where each layer's channels begin, and behind the last where they end."""
@@ -88,6 +98,14 @@ class Layout:
                 for name, column in columns.items()
             }
         )
+
+    def frozen(self, paths: Collection[str]) -> Layout:
+        """The layout with some of the layers marked as not updated."""
+        statuses = (
+            Status.FROZEN if path in paths else status
+            for path, status in zip(self.paths, self.statuses, strict=True)
+        )
+        return replace(self, statuses=tuple(statuses))
 
     def columns(self, chosen: Sequence[int]) -> npt.NDArray[np.int64]:
         """Where the channels of some of the layers stand."""
@@ -113,9 +131,14 @@ class Layout:
         return self.spread(np.asarray(self.epsilon, np.float64))
 
     @cached_property
-    def recoverable(self) -> npt.NDArray[np.bool_]:
-        """Per channel, whether its mini-batch statistics can be told."""
-        return self.spread([status is Status.EXACT for status in self.statuses])
+    def told(self) -> npt.NDArray[np.bool_]:
+        """Per layer, whether its mini-batch statistics can be told."""
+        return np.array([status in TOLD for status in self.statuses], np.bool_)
+
+    @cached_property
+    def renorm(self) -> npt.NDArray[np.bool_]:
+        """Per channel, whether what is averaged is the standard deviation (`renorm=True`)."""
+        return self.spread([status is Status.RENORM for status in self.statuses])
 
     @cached_property
     def by_width(self) -> tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], ...]:
@@ -137,7 +160,10 @@ class Layout:
 
     def unpack(self, flat: npt.NDArray[np.floating[Any]]) -> Array:
         """A flat reading -> float64 of shape `(4, channels)`; 1 and 0 for absent ones."""
-        values = np.zeros((len(VARIABLES), self.channels))
+        shape = (len(VARIABLES), self.channels)
+        if all(self.has_gamma) and all(self.has_beta):
+            return flat.astype(np.float64).reshape(shape)
+        values = np.zeros(shape)
         values[0] = 1.0
         values.ravel()[self._targets] = flat
         return values

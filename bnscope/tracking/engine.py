@@ -165,7 +165,7 @@ class _Tracker:
             return replace(checkpoint, error=error)
         if self._recorder is None:
             self._begin(checkpoint.step, opened, layout, folder)
-        self._record(checkpoint.step, values)
+        self._record(checkpoint.step, values, opened.graph.training.optimizer_steps)
         self._compare(opened, checkpoint.step)
         return checkpoint
 
@@ -178,17 +178,17 @@ class _Tracker:
         )
         recorder.open()
         self._recorder = recorder
-        self._watch = Watch(layout, every_channel=True)
+        self._watch = Watch(layout, every_channel=True, counted=False)
         self._others = frozenset(layer.path for layer in opened.layers)
         report = start.start_report(opened.graph)
         record = start.start_record(opened.graph, report, {"counting": "names"})
         recorder.start(step, record, start.start_text(record, report))
 
-    def _record(self, step: int, values: Array) -> None:
+    def _record(self, step: int, values: Array, trained: int | None) -> None:
         if self._recorder is None or self._watch is None:
             raise RuntimeError("nothing is recorded before the layers are known")
         counts = [alert.count for alert in self._watch.alerts]
-        for alert in self._watch.reading(step, values):
+        for alert in self._watch.reading(step, values, trained=trained or None):
             self._recorder.alert(alert)
         for index, alert in enumerate(self._watch.alerts):
             if index >= len(counts) or alert.count > counts[index]:
@@ -196,7 +196,7 @@ class _Tracker:
         # How many updates lie between two checkpoints is not known, nor whether the
         # statistics were cold before the first.
         warm = frozenset(self._recorder.layout.paths)
-        self._recorder.step(step, None, values, 0, warm=warm)
+        self._recorder.step(step, values, None, warm=warm)
         self._recorder.channels(step, values)
         self._steps.append(step)
 

@@ -14,10 +14,12 @@ from bnscope.bn import Array, initial_share
 from bnscope.events.run import Record, Run
 from bnscope.events.schema import MAX_CHANNEL_RECORDS, MAX_RECORDS, Thinning
 from bnscope.events.writer import RunWriter
-from bnscope.statistics.channels import channel_statistics, layer_fields
+from bnscope.statistics.channels import Window, channel_statistics, layer_fields
 from bnscope.statistics.layout import VARIABLES, Layout
 from bnscope.statistics.quantiles import merge_since, summarize
+from bnscope.statistics.replicas import divergence
 from bnscope.watching.alerts import Alert
+from bnscope.watching.marks import Mark
 
 
 class Recorder:
@@ -55,6 +57,7 @@ class Recorder:
         self._left_channels: tuple[int, npt.NDArray[Any]] | None = None
         self._thinning = Thinning(MAX_RECORDS)
         self._channel_thinning = Thinning(MAX_CHANNEL_RECORDS)
+        self._divergence_thinning = Thinning(MAX_RECORDS)
 
     def open(self) -> None:
         """Opens the event file, if there is to be one."""
@@ -88,12 +91,22 @@ class Recorder:
         self.run.alerts.append(record)
         self._guarded(lambda writer: writer.alert(alert.step, record, str(alert)))
 
+    def mark(self, step: int, mark: Mark) -> None:
+        """Records what a callback did to the layers; behind the end of a `fit`, too."""
+        record = mark.to_dict(step)
+        self.run.marks.append(record)
+        ended = self.log_dir is not None and self._writer is None and self.failure is None
+        if ended:
+            self.open()
+        self._guarded(lambda writer: writer.mark(step, record, mark.message))
+        if ended:
+            self.close()
+
     def step(
         self,
         step: int,
-        before: Array | None,
-        after: Array,
-        updates: int,
+        values: Array,
+        window: Window | None,
         *,
         warm: frozenset[str],
     ) -> None:
@@ -101,16 +114,15 @@ class Recorder:
 
         Args:
             step: updates since training began.
-            before: the variables `updates` updates earlier, shape `(4, channels)`.
-            after: the variables now.
-            updates: how many updates lie between.
+            values: the variables, shape `(4, channels)`.
+            window: what was averaged up to this step; None if it was not read.
             warm: layers whose statistics were not the initial ones when training began.
         """
-        values = channel_statistics(self.layout, before, after, updates)
+        fields = layer_fields(self.layout, values, window)
+        values = channel_statistics(self.layout, values, window)
         summary = summarize(self.layout, values)
         self._since = merge_since(self._since, summary)
         summary[..., 9:12] = self._since
-        fields = layer_fields(self.layout, before, after, updates)
         reading = (step, values, summary, fields, warm)
         if self._thinning.keep():
             self._keep(*reading)
@@ -125,6 +137,20 @@ class Recorder:
             self._keep_channels(step, narrow)
         else:
             self._left_channels = (step, narrow)
+
+    def divergence(self, step: int, replicas: Array) -> None:
+        """Records how far replicas are apart.
+
+        Args:
+            step: updates since training began.
+            replicas: what each of them averages, shape `(replicas, 2, channels)`.
+        """
+        if self._divergence_thinning.keep():
+            apart = divergence(self.layout, replicas)
+            narrow = apart.astype(np.float32)
+            self.run.add_divergence(step, narrow)
+            scalars = {"batch_norm/largest_replica_divergence": _extreme(np.fmax, apart)}
+            self._guarded(lambda writer: writer.divergence(step, narrow, scalars))
 
     def _keep(
         self, step: int, values: Array, summary: Array, fields: Array, warm: frozenset[str]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from browser import Browser, TensorBoard, missing
 
+from bnscope.statistics.channels import Window
 from bnscope.statistics.layout import Layout, Status
 from bnscope.watching.alerts import Watch
 from bnscope.watching.recorder import Recorder
@@ -91,7 +92,8 @@ class Training:
                 self.values[3, WIDTHS[0] + DEAD_CHANNEL] = 1e-12
             for alert in self.watch.reading(self.step, self.values):
                 self.recorder.alert(alert)
-            self.recorder.step(self.step, before, self.values, 1, warm=frozenset())
+            window = Window(before[2:], self.values[2:], 1)
+            self.recorder.step(self.step, self.values, window, warm=frozenset())
             if self.step % epoch == 0:
                 self.recorder.channels(self.step, self.values)
         return self

@@ -1,0 +1,144 @@
+"""`bnscope diagnose`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bnscope.cli.common import (
+    EXIT_CLEAN,
+    EXIT_FINDINGS,
+    Commands,
+    Parser,
+    add_format,
+    note,
+    print_json,
+)
+from bnscope.cli.loading import add_loading, import_modules, read_arrays, working
+from bnscope.errors import BnscopeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from bnscope.diagnosis import Diagnosis
+
+_VALIDATION = "_val"
+
+
+def add(commands: Commands[Parser]) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "diagnose", help="find out why inference is worse than training"
+    )
+    parser.add_argument("path", metavar="FILE", help=".keras or .h5")
+    parser.add_argument(
+        "--loss",
+        metavar="NAME",
+        help="a loss as compile takes it by name (default: the one compiled with)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="samples in a batch, best as in training (default: 32)",
+    )
+    parser.add_argument(
+        "--max-samples",
+        type=int,
+        metavar="N",
+        default=2048,
+        help="use at most so many samples of each data set (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="which samples (default: 0)"
+    )
+    add_loading(
+        parser,
+        data="a .npz with training samples x, targets y, and validation x_val and y_val; several "
+        "inputs or outputs by name, with _val for validation",
+    )
+    add_format(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Diagnoses a file."""
+    if not options.data:
+        raise BnscopeError(
+            "--data FILE is missing.", "Usage: bnscope diagnose FILE --data x.npz"
+        )
+    arrays = read_arrays(options.data)
+    import_modules(options.modules)
+    from bnscope.rewriting import files
+
+    with working(f"Loading {options.path} ..."):
+        model, complaints = files.load_compiled(options.path)
+    for text in complaints:
+        note(text)
+    result = _diagnosed(model, arrays, options)
+    if options.output_format == "json":
+        print_json({"path": options.path, **result.to_dict()})
+    else:
+        from bnscope.diagnosis.report import sections
+        from bnscope.sections import print_sections
+
+        print_sections(sections(result), sys.stdout)
+    return EXIT_CLEAN if result.verdict == "not_batch_norm" else EXIT_FINDINGS
+
+
+def _diagnosed(
+    model: Any, arrays: Mapping[str, Any], options: argparse.Namespace
+) -> Diagnosis:
+    from bnscope.diagnosis import diagnose
+
+    x, y = _inputs(model, arrays, ""), _targets(model, arrays, "")
+    if x is None:
+        raise BnscopeError(
+            f"{options.data} holds {', '.join(arrays) or 'nothing'}, but no input of the model.",
+            f"Write it with numpy.savez: x, or {', '.join(_names(model.inputs))}.",
+        )
+    others = _inputs(model, arrays, _VALIDATION), _targets(model, arrays, _VALIDATION)
+    return diagnose(
+        model,
+        x,
+        y,
+        validation_data=None if others[0] is None else others,
+        loss=options.loss,
+        batch_size=options.batch_size,
+        max_samples=options.max_samples,
+        seed=options.seed,
+    )
+
+
+def _inputs(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
+    """The samples: the array `x`, or one for each input by its name."""
+    if f"x{suffix}" in arrays:
+        return arrays[f"x{suffix}"]
+    return _by_name(model.input, _names(model.inputs), arrays, suffix)
+
+
+def _targets(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
+    """The targets: the array `y`, or one for each output by its name."""
+    if f"y{suffix}" in arrays:
+        return arrays[f"y{suffix}"]
+    return _by_name(model.output, list(model.output_names), arrays, suffix)
+
+
+def _by_name(
+    structure: Any, names: Sequence[str], arrays: Mapping[str, Any], suffix: str
+) -> Any:
+    """Arrays by name in the structure in which the model has them; None if one is missing."""
+    if isinstance(structure, dict):
+        names = list(structure)
+    found = [arrays.get(f"{name}{suffix}") for name in names]
+    if any(array is None for array in found):
+        return None
+    if isinstance(structure, dict):
+        return dict(zip(names, found, strict=True))
+    return found if isinstance(structure, (list, tuple)) else found[0]
+
+
+def _names(tensors: Sequence[Any]) -> list[str]:
+    return [str(tensor.name) for tensor in tensors]
