@@ -116,7 +116,7 @@ def test_a_run_of_100000_steps_shows_early_steps_extremes_and_nan():
             shown = values * 1e6
         if step >= 95_000:
             shown = values * np.nan
-        recorder.step(step, None, shown, 0, warm=frozenset())
+        recorder.step(step, shown, None, warm=frozenset())
     recorder.close()
     run = recorder.run
     assert len(run.steps) <= 4000
@@ -161,11 +161,13 @@ def test_a_band_with_a_gap_is_drawn_in_two_pieces(run):
 def test_alerts_and_epsilon_are_marked(run):
     run.alerts.append({"layer": LAYERS[1], "code": "BN304", "step": 70})
     run.alerts.append({"layer": LAYERS[0], "code": "BN501", "step": 30})
+    run.marks.append({"act": "recalibrate", "step": 90, "layers": [LAYERS[1]]})
+    run.marks.append({"act": "freeze", "step": 100, "layers": [LAYERS[0]]})
     figure = figures.bands(run, LAYERS[1])
-    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {70}
+    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {70, 90}
     texts = {note.text for note in figure.layout.annotations}
-    assert {"BN304", "epsilon 0.001"} <= texts
-    assert "BN501" not in texts
+    assert {"BN304", "recalibrate", "epsilon 0.001"} <= texts
+    assert not {"BN501", "freeze"} & texts
 
 
 @pytest.mark.parametrize(

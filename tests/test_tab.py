@@ -268,8 +268,11 @@ def test_alerts_of_one_step_all_arrive(tmp_path, fast):
     for step, layer in ((3, "a"), (3, "b/bn"), (3, "c"), (4, "a")):
         alert = {"code": "BN304", "severity": "warning", "layer": layer, "step": step}
         writer.alert(step, alert, "an alert")
+    for act in ("freeze", "recalibrate"):
+        writer.mark(3, {"act": act, "step": 3, "layers": ["a"]}, act)
     writer.close()
     assert [alert["layer"] for alert in read(tmp_path).alerts] == ["a", "b/bn", "c", "a"]
+    assert [mark["act"] for mark in read(tmp_path).marks] == ["freeze", "recalibrate"]
     server = Server(tmp_path, fast)
     server.wait(lambda: len(server.names()) == 1)
 

@@ -112,15 +112,22 @@ class Source:
         alive = _Alive.after(starts)
         self._add_records(run, name, alive)
         self._add_channels(run, name, alive, 1)
-        alerts = [
+        run.alerts.extend(self._messages(name, tags, schema.ALERT, alive))
+        run.marks.extend(self._messages(name, tags, schema.MARK, alive))
+        return run
+
+    def _messages(
+        self, name: str, tags: Mapping[str, Any], kind: str, alive: _Alive
+    ) -> list[Mapping[str, Any]]:
+        """The alerts or marks of a run, in the order in which they were written."""
+        found = [
             each
             for tag in tags
-            if schema.is_alert(tag)
+            if schema.is_of(tag, kind)
             for each in alive(self._data(name, tag, schema.MAX_RECORDS))
         ]
-        alerts.sort(key=lambda each: (each.step, each.wall_time))
-        run.alerts.extend(json.loads(each.numpy.item()) for each in alerts)
-        return run
+        found.sort(key=lambda each: (each.step, each.wall_time))
+        return [json.loads(each.numpy.item()) for each in found]
 
     def _add_records(self, run: Run, name: str, alive: _Alive) -> None:
         size = 4 * len(run.layers) * len(STATISTICS) * len(COLUMNS)

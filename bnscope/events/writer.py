@@ -35,7 +35,9 @@ class RunWriter:
         self._file = EventFile(Path(log_dir) / DIRECTORY)
         self._content = dumps(schema.describe(layout)).encode()
         self._described: set[str] = set()
-        self._alerts_at: tuple[int, int] = (-1, 0)  # a step, and how many alerts it has
+        self._messages: dict[
+            str, tuple[int, int]
+        ] = {}  # by tag: a step, and how many it has
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
@@ -79,18 +81,11 @@ class RunWriter:
 
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
-        at, count = self._alerts_at
-        number = count if at == step else 0
-        self._alerts_at = (step, number + 1)
-        tags = (schema.numbered(tag, number) for tag in (schema.ALERT, schema.ALERT_TEXT))
-        ours, readable = tags
-        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
+        self._message(step, schema.ALERT, record, schema.ALERT_TEXT, text)
 
     def mark(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What a callback did to the layers, for machines and for people."""
-        self._write(
-            step, lambda: [self._json(schema.MARK, record), _text("bnscope/marks", text)]
-        )
+        self._message(step, schema.MARK, record, schema.MARK_TEXT, text)
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""
@@ -109,6 +104,16 @@ class RunWriter:
             OSError: if something could not be written.
         """
         self._file.close()
+
+    def _message(
+        self, step: int, tag: str, record: Mapping[str, Any], text_tag: str, text: str
+    ) -> None:
+        """One of possibly several messages at a step."""
+        at, count = self._messages.get(tag, (step, 0))
+        number = count if at == step else 0
+        self._messages[tag] = (step, number + 1)
+        ours, readable = schema.numbered(tag, number), schema.numbered(text_tag, number)
+        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
 
     def _write(self, step: int, make: Callable[[], list[Any]]) -> None:
         """Adds one event; what is in it is made in the background."""
