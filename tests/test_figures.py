@@ -116,7 +116,7 @@ def test_a_run_of_100000_steps_shows_early_steps_extremes_and_nan():
             shown = values * 1e6
         if step >= 95_000:
             shown = values * np.nan
-        recorder.step(step, None, shown, 0, warm=frozenset())
+        recorder.step(step, shown, None, warm=frozenset())
     recorder.close()
     run = recorder.run
     assert len(run.steps) <= 4000
@@ -166,6 +166,16 @@ def test_alerts_and_epsilon_are_marked(run):
     texts = {note.text for note in figure.layout.annotations}
     assert {"BN304", "epsilon 0.001"} <= texts
     assert "BN501" not in texts
+
+
+def test_where_a_callback_wrote_is_marked(run):
+    run.marks.append({"layers": [LAYERS[1]], "act": "recalibrate", "step": 40})
+    run.marks.append({"layers": [LAYERS[0]], "act": "restore", "step": 30})
+    figure = figures.bands(run, LAYERS[1])
+    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {40}
+    texts = {note.text for note in figure.layout.annotations}
+    assert "recalibrate" in texts
+    assert "restore" not in texts
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,25 @@ def test_alerts_of_one_step_all_arrive(tmp_path, fast):
 
 
 @pytest.mark.parametrize("fast", ["true", "false"])
+def test_what_callbacks_did_at_one_step_all_arrives(tmp_path, rng, fast):
+    write(tmp_path, rng)
+    writer = RunWriter(tmp_path, make_layout())
+    for act in ("recalibrate", "freeze"):
+        writer.mark(4, {"act": act, "step": 4, "layers": ["a"], "message": ""}, act)
+    writer.close()
+    assert [mark["act"] for mark in read(tmp_path).marks] == ["recalibrate", "freeze"]
+    server = Server(tmp_path, fast)
+    server.wait(lambda: len(server.names()) == 1)
+
+    def all_there():
+        figure = server.json("figure", figure="bands", run="bnscope", layer="a")
+        notes = figure["layout"]["annotations"]
+        return "freeze, recalibrate" in {note["text"] for note in notes}
+
+    server.wait(all_there)
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
 def test_a_run_begun_anew_and_another_model_take_the_place_of_the_first(
     tmp_path, rng, fast
 ):

@@ -19,7 +19,8 @@ CHANNELS = "bnscope/channels"  # float32 [variables, channels of all layers]
 DIVERGENCE_TAG = "bnscope/divergence"  # float32 [layers, divergence]; several replicas only
 ALERT = "bnscope/alert"  # JSON: one alert; further ones of a step under numbered tags
 ALERT_TEXT = "bnscope/alerts"  # the same for people
-MARK = "bnscope/mark"  # JSON: what a callback did to the layers
+MARK = "bnscope/mark"  # JSON: what a callback did to the layers; numbered likewise
+MARK_TEXT = "bnscope/marks"
 
 # After so many records the cadence doubles.
 MAX_RECORDS = 4000
@@ -53,9 +54,9 @@ def numbered(tag: str, number: int) -> str:
     return f"{tag}/{number}" if number else tag
 
 
-def is_alert(tag: str) -> bool:
-    """Whether a tag holds alerts."""
-    return tag == ALERT or tag.startswith(f"{ALERT}/")
+def is_numbered(tag: str, base: str) -> bool:
+    """Whether a tag is `base`, or one of its numbered ones."""
+    return tag == base or tag.startswith(f"{base}/")
 
 
 class Thinning:

@@ -35,7 +35,8 @@ class RunWriter:
         self._file = EventFile(Path(log_dir) / DIRECTORY)
         self._content = dumps(schema.describe(layout)).encode()
         self._described: set[str] = set()
-        self._alerts_at: tuple[int, int] = (-1, 0)  # a step, and how many alerts it has
+        # Of alerts and of marks: a step, and how many it has.
+        self._last: dict[str, tuple[int, int]] = {}
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
@@ -79,18 +80,11 @@ class RunWriter:
 
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
-        at, count = self._alerts_at
-        number = count if at == step else 0
-        self._alerts_at = (step, number + 1)
-        tags = (schema.numbered(tag, number) for tag in (schema.ALERT, schema.ALERT_TEXT))
-        ours, readable = tags
-        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
+        self._event((schema.ALERT, schema.ALERT_TEXT), step, record, text)
 
     def mark(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What a callback did to the layers, for machines and for people."""
-        self._write(
-            step, lambda: [self._json(schema.MARK, record), _text("bnscope/marks", text)]
-        )
+        self._event((schema.MARK, schema.MARK_TEXT), step, record, text)
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""
@@ -101,6 +95,16 @@ class RunWriter:
             step,
             lambda: [histogram_pb(tag, data) for tag, data in finite.items() if data.size],
         )
+
+    def _event(
+        self, tags: tuple[str, str], step: int, record: Mapping[str, Any], text: str
+    ) -> None:
+        """One of perhaps several records of a step, each under a tag of its own."""
+        at, count = self._last.get(tags[0], (step, 0))
+        number = count if at == step else 0
+        self._last[tags[0]] = (step, number + 1)
+        ours, readable = (schema.numbered(tag, number) for tag in tags)
+        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
 
     def close(self) -> None:
         """Writes what is left.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,12 @@ def bands(run: Run, layer: str) -> Any:
         if not drawn:
             sheet.say_empty("mini-batch values could not be told", index)
     _mark_epsilon(sheet, run, layer)
-    _mark_alerts(sheet, run, layer)
+    alerts = ((alert, str(alert.get("code"))) for alert in run.alerts)
+    of_layer = [pair for pair in alerts if pair[0].get("layer") == layer]
+    _mark_steps(sheet, of_layer, theme.ALARM, at_top=True)
+    marks = ((mark, str(mark.get("act"))) for mark in run.marks)
+    of_layer = [pair for pair in marks if layer in (pair[0].get("layers") or ())]
+    _mark_steps(sheet, of_layer, _GREY, at_top=False)
     sheet.label_steps(step_title(run))
     return sheet.figure()
 
@@ -95,21 +100,22 @@ def _mark_epsilon(sheet: Sheet, run: Run, layer: str) -> None:
     )
 
 
-def _mark_alerts(sheet: Sheet, run: Run, layer: str) -> None:
-    """A vertical line at each step with an alert of this layer."""
+def _mark_steps(
+    sheet: Sheet, events: Sequence[tuple[Any, str]], color: str, *, at_top: bool
+) -> None:
+    """A vertical line at each step with an alert of this layer, or where a callback wrote."""
     marks: dict[int, set[str]] = {}
-    for alert in run.alerts:
-        if alert.get("layer") == layer:
-            marks.setdefault(int(alert.get("step") or 0), set()).add(str(alert.get("code")))
-    for step, codes in list(marks.items())[:_MOST_MARKS]:
+    for event, what in events:
+        marks.setdefault(int(event.get("step") or 0), set()).add(what)
+    for step, names in list(marks.items())[:_MOST_MARKS]:
         for index in range(len(_PANELS)):
-            sheet.line(index, x=step, color=theme.ALARM, dash="dot", width=1)
+            sheet.line(index, x=step, color=color, dash="dot", width=1)
         sheet.note(
-            labels.text(", ".join(sorted(codes))),
+            labels.text(", ".join(sorted(names))),
             x=step,
             xref="x",
             xanchor="left",
-            y=1,
-            yanchor="top",
-            font={"color": theme.ALARM, "size": 11},
+            y=1 if at_top else 0,
+            yanchor="top" if at_top else "bottom",
+            font={"color": color, "size": 11},
         )
