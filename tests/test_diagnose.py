@@ -482,6 +482,17 @@ def test_a_diagnosis_is_text_html_json_and_a_figure(stale):
     assert figure.to_json()
 
 
+def test_a_negative_moving_variance_is_no_harmless_nan():
+    model, x, y = spoiled()
+    model.get_layer("two").moving_variance.assign(np.full(6, -1.0))
+    found = bnscope.diagnose(model, x, y)
+    assert np.isnan(found.losses["training"]["inference"]["loss"])
+    assert found.verdict != "not_batch_norm"
+    assert found.layers[1].kl == np.inf
+    assert json.loads(found.to_json())["layers"][1]["kl"] == "Infinity"
+    assert found.plot().to_json()
+
+
 def test_names_in_html_are_escaped(stale):
     found = replace(stale[3], model="<script>")
     assert "<script>" not in found._repr_html_()
