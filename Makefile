@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: help demo test test-all lint format docs bench clean
 
 help:
-	@echo "make demo      train, watch, lint and fold a small AlexNet (about two minutes)"
+	@echo "make demo      train, watch, diagnose and fold a small AlexNet (about two minutes)"
 	@echo "make test      run the tests (a few minutes)"
 	@echo "make test-all  run the slow tests too"
 	@echo "make lint      ruff and mypy"

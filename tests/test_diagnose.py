@@ -412,7 +412,7 @@ def test_every_verdict_is_planted():
 def test_one_network_healthy_never_updated_and_on_other_data():
     keras.utils.set_random_seed(1)
     model, (x, y), options = diagnosis_cases.on_digits(
-        diagnosis_cases.trained(diagnosis_cases.mlp(), epochs=6)
+        diagnosis_cases.trained(diagnosis_cases.mlp(), epochs=4)
     )
     assert bnscope.diagnose(model, x, y, **options).verdict == "not_batch_norm"
     x_val, y_val = options["validation_data"]
