@@ -161,21 +161,13 @@ def test_a_band_with_a_gap_is_drawn_in_two_pieces(run):
 def test_alerts_and_epsilon_are_marked(run):
     run.alerts.append({"layer": LAYERS[1], "code": "BN304", "step": 70})
     run.alerts.append({"layer": LAYERS[0], "code": "BN501", "step": 30})
+    run.marks.append({"act": "recalibrate", "step": 90, "layers": [LAYERS[1]]})
+    run.marks.append({"act": "freeze", "step": 100, "layers": [LAYERS[0]]})
     figure = figures.bands(run, LAYERS[1])
-    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {70}
+    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {70, 90}
     texts = {note.text for note in figure.layout.annotations}
-    assert {"BN304", "epsilon 0.001"} <= texts
-    assert "BN501" not in texts
-
-
-def test_where_a_callback_wrote_is_marked(run):
-    run.marks.append({"layers": [LAYERS[1]], "act": "recalibrate", "step": 40})
-    run.marks.append({"layers": [LAYERS[0]], "act": "restore", "step": 30})
-    figure = figures.bands(run, LAYERS[1])
-    assert {shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1} == {40}
-    texts = {note.text for note in figure.layout.annotations}
-    assert "recalibrate" in texts
-    assert "restore" not in texts
+    assert {"BN304", "recalibrate", "epsilon 0.001"} <= texts
+    assert not {"BN501", "freeze"} & texts
 
 
 @pytest.mark.parametrize(

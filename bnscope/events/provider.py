@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -112,22 +112,22 @@ class Source:
         alive = _Alive.after(starts)
         self._add_records(run, name, alive)
         self._add_channels(run, name, alive, 1)
-        run.alerts.extend(self._numbered(name, tags, schema.ALERT, alive))
-        run.marks.extend(self._numbered(name, tags, schema.MARK, alive))
+        run.alerts.extend(self._messages(name, tags, schema.ALERT, alive))
+        run.marks.extend(self._messages(name, tags, schema.MARK, alive))
         return run
 
-    def _numbered(
-        self, name: str, tags: Iterable[str], base: str, alive: _Alive
-    ) -> Iterator[dict[str, Any]]:
-        """The records of a tag and of its numbered ones, in the order of their steps."""
+    def _messages(
+        self, name: str, tags: Mapping[str, Any], kind: str, alive: _Alive
+    ) -> list[Mapping[str, Any]]:
+        """The alerts or marks of a run, in the order in which they were written."""
         found = [
             each
             for tag in tags
-            if schema.is_numbered(tag, base)
+            if schema.is_of(tag, kind)
             for each in alive(self._data(name, tag, schema.MAX_RECORDS))
         ]
-        for each in sorted(found, key=lambda each: (each.step, each.wall_time)):
-            yield json.loads(each.numpy.item())
+        found.sort(key=lambda each: (each.step, each.wall_time))
+        return [json.loads(each.numpy.item()) for each in found]
 
     def _add_records(self, run: Run, name: str, alive: _Alive) -> None:
         size = 4 * len(run.layers) * len(STATISTICS) * len(COLUMNS)

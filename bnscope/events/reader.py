@@ -115,9 +115,9 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
     if value.tag == schema.START:
         run.forget_after(step)
         run.starts.append(json.loads(data.item()))
-    elif schema.is_numbered(value.tag, schema.ALERT):
+    elif schema.is_of(value.tag, schema.ALERT):
         run.alerts.append(json.loads(data.item()))
-    elif schema.is_numbered(value.tag, schema.MARK):
+    elif schema.is_of(value.tag, schema.MARK):
         run.marks.append(json.loads(data.item()))
     elif value.tag == schema.CHANNELS:
         run.add_channels(step, data)

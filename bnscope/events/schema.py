@@ -54,9 +54,9 @@ def numbered(tag: str, number: int) -> str:
     return f"{tag}/{number}" if number else tag
 
 
-def is_numbered(tag: str, base: str) -> bool:
-    """Whether a tag is `base`, or one of its numbered ones."""
-    return tag == base or tag.startswith(f"{base}/")
+def is_of(tag: str, kind: str) -> bool:
+    """Whether a tag is a kind's, numbered or not."""
+    return tag == kind or tag.startswith(f"{kind}/")
 
 
 class Thinning:

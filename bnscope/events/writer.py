@@ -35,8 +35,9 @@ class RunWriter:
         self._file = EventFile(Path(log_dir) / DIRECTORY)
         self._content = dumps(schema.describe(layout)).encode()
         self._described: set[str] = set()
-        # Of alerts and of marks: a step, and how many it has.
-        self._last: dict[str, tuple[int, int]] = {}
+        self._messages: dict[
+            str, tuple[int, int]
+        ] = {}  # by tag: a step, and how many it has
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What is known of the model as training begins, for machines and for people."""
@@ -80,11 +81,11 @@ class RunWriter:
 
     def alert(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """One alert, for machines and for people."""
-        self._event((schema.ALERT, schema.ALERT_TEXT), step, record, text)
+        self._message(step, schema.ALERT, record, schema.ALERT_TEXT, text)
 
     def mark(self, step: int, record: Mapping[str, Any], text: str) -> None:
         """What a callback did to the layers, for machines and for people."""
-        self._event((schema.MARK, schema.MARK_TEXT), step, record, text)
+        self._message(step, schema.MARK, record, schema.MARK_TEXT, text)
 
     def histograms(self, step: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Histograms for the standard dashboard; values that are not finite are left out."""
@@ -96,16 +97,6 @@ class RunWriter:
             lambda: [histogram_pb(tag, data) for tag, data in finite.items() if data.size],
         )
 
-    def _event(
-        self, tags: tuple[str, str], step: int, record: Mapping[str, Any], text: str
-    ) -> None:
-        """One of perhaps several records of a step, each under a tag of its own."""
-        at, count = self._last.get(tags[0], (step, 0))
-        number = count if at == step else 0
-        self._last[tags[0]] = (step, number + 1)
-        ours, readable = (schema.numbered(tag, number) for tag in tags)
-        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
-
     def close(self) -> None:
         """Writes what is left.
 
@@ -113,6 +104,16 @@ class RunWriter:
             OSError: if something could not be written.
         """
         self._file.close()
+
+    def _message(
+        self, step: int, tag: str, record: Mapping[str, Any], text_tag: str, text: str
+    ) -> None:
+        """One of possibly several messages at a step."""
+        at, count = self._messages.get(tag, (step, 0))
+        number = count if at == step else 0
+        self._messages[tag] = (step, number + 1)
+        ours, readable = schema.numbered(tag, number), schema.numbered(text_tag, number)
+        self._write(step, lambda: [self._json(ours, record), _text(readable, text)])
 
     def _write(self, step: int, make: Callable[[], list[Any]]) -> None:
         """Adds one event; what is in it is made in the background."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _PANELS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 _VARIANCE = 1
 _GREY = "#8a8a8a"
-# More alerts than this would cover the curves.
+# More alerts, or marks, than this would cover the curves.
 _MOST_MARKS = 8
 
 
@@ -60,12 +60,7 @@ def bands(run: Run, layer: str) -> Any:
         if not drawn:
             sheet.say_empty("mini-batch values could not be told", index)
     _mark_epsilon(sheet, run, layer)
-    alerts = ((alert, str(alert.get("code"))) for alert in run.alerts)
-    of_layer = [pair for pair in alerts if pair[0].get("layer") == layer]
-    _mark_steps(sheet, of_layer, theme.ALARM, at_top=True)
-    marks = ((mark, str(mark.get("act"))) for mark in run.marks)
-    of_layer = [pair for pair in marks if layer in (pair[0].get("layers") or ())]
-    _mark_steps(sheet, of_layer, _GREY, at_top=False)
+    _mark_steps(sheet, run, layer)
     sheet.label_steps(step_title(run))
     return sheet.figure()
 
@@ -100,22 +95,25 @@ def _mark_epsilon(sheet: Sheet, run: Run, layer: str) -> None:
     )
 
 
-def _mark_steps(
-    sheet: Sheet, events: Sequence[tuple[Any, str]], color: str, *, at_top: bool
-) -> None:
-    """A vertical line at each step with an alert of this layer, or where a callback wrote."""
-    marks: dict[int, set[str]] = {}
-    for event, what in events:
-        marks.setdefault(int(event.get("step") or 0), set()).add(what)
-    for step, names in list(marks.items())[:_MOST_MARKS]:
-        for index in range(len(_PANELS)):
-            sheet.line(index, x=step, color=color, dash="dot", width=1)
-        sheet.note(
-            labels.text(", ".join(sorted(names))),
-            x=step,
-            xref="x",
-            xanchor="left",
-            y=1 if at_top else 0,
-            yanchor="top" if at_top else "bottom",
-            font={"color": color, "size": 11},
-        )
+def _mark_steps(sheet: Sheet, run: Run, layer: str) -> None:
+    """Vertical lines at the steps with an alert of this layer, and at what callbacks did to it."""
+    alerts = [(each, each.get("code")) for each in run.alerts if each.get("layer") == layer]
+    marks = [
+        (each, each.get("act")) for each in run.marks if layer in (each.get("layers") or ())
+    ]
+    for told, color, side in ((alerts, theme.ALARM, "top"), (marks, _GREY, "bottom")):
+        steps: dict[int, set[str]] = {}
+        for each, name in told:
+            steps.setdefault(int(each.get("step") or 0), set()).add(str(name))
+        for step, names in list(steps.items())[:_MOST_MARKS]:
+            for index in range(len(_PANELS)):
+                sheet.line(index, x=step, color=color, dash="dot", width=1)
+            sheet.note(
+                labels.text(", ".join(sorted(names))),
+                x=step,
+                xref="x",
+                xanchor="left",
+                y=1 if side == "top" else 0,
+                yanchor=side,
+                font={"color": color, "size": 11},
+            )

@@ -25,7 +25,8 @@ def runs(store: Store, source: Source, query: _Query) -> Any:
     del store, query
     return {
         "runs": [
-            {"name": name, "label": run_name(name)} for name in sorted(source.states())
+            {"name": name, "label": run_name(name), "version": _version(state)}
+            for name, state in sorted(source.states().items())
         ],
         "statistics": [
             {"name": name, "title": each.title, "column": each.column}

@@ -26,13 +26,22 @@ export async function layer(app, page) {
     return;
   }
   const here = {run, layer: shown.layer};
+  const told = element('div', {class: 'alerts'}, alerts(app, health, shown));
+  const chosen = histograms(app, here, steps);
   page.append(
     facts(shown),
-    alerts(app, health, shown),
+    told,
     new Figure(`Statistics of ${shown.layer} over steps`, {figure: 'bands', ...here}).root,
     ...channels(app, here, shown, health),
-    ...histograms(app, here, steps),
+    ...chosen.elements,
   );
+  return async () => {
+    const [health, {steps}] = await Promise.all(
+      ['health', 'steps'].map((route) => get(route, {run})),
+    );
+    told.replaceChildren(...alerts(app, health, shown));
+    chosen.extend(steps);
+  };
 }
 
 // The layer to begin with: the one in most trouble.
@@ -85,29 +94,25 @@ function facts(shown) {
 
 function alerts(app, health, shown) {
   const found = health.troubles.filter((trouble) => trouble.layer === shown.layer);
-  return element(
-    'div',
-    {class: 'alerts'},
-    found.map((trouble) =>
-      element(
-        'p',
-        {},
-        chip(trouble.severity),
-        ` ${trouble.code} ${trouble.name} since step ${trouble.since}`,
-        trouble.until === null ? '' : `, no more at step ${trouble.until}`,
-        `: ${trouble.message} `,
-        element('i', {}, trouble.advice),
-        ' ',
-        trouble.channels
-          .slice(0, 8)
-          .map(([channel, step]) =>
-            link(
-              `channel ${channel}: step ${step}`,
-              () => app.go({channel: String(channel)}, {replace: true}),
-              'Follow this channel',
-            ),
+  return found.map((trouble) =>
+    element(
+      'p',
+      {},
+      chip(trouble.severity),
+      ` ${trouble.code} ${trouble.name} since step ${trouble.since}`,
+      trouble.until === null ? '' : `, no more at step ${trouble.until}`,
+      `: ${trouble.message} `,
+      element('i', {}, trouble.advice),
+      ' ',
+      trouble.channels
+        .slice(0, 8)
+        .map(([channel, step]) =>
+          link(
+            `channel ${channel}: step ${step}`,
+            () => app.go({channel: String(channel)}, {replace: true}),
+            'Follow this channel',
           ),
-      ),
+        ),
     ),
   );
 }
@@ -169,31 +174,43 @@ function channel(app, shown, health) {
   return found?.channels.length ? String(found.channels[0][0]) : '';
 }
 
-function histograms(app, here, steps) {
-  const step = Number(app.state.step || steps.at(-1));
+// The distribution at a step: the elements, and what to do when there are more steps.
+function histograms(app, here, known) {
+  let steps = known;
   const figure = new Figure(`Distribution of the channels of ${here.layer}`, {
     figure: 'histograms',
     ...here,
     step: app.state.step ?? '',
   });
-  const heading = element('h2', {}, 'Distribution');
-  if (steps.length < 2) return [heading, figure.root];
-  const nearest = steps.reduce(
-    (best, each, i) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? i : best),
-    0,
-  );
-  const shown = element('output', {}, `step ${steps[nearest]}`);
+  const shown = element('output');
   const slider = element('input', {
     type: 'range',
-    min: 0,
-    max: steps.length - 1,
-    value: nearest,
     oninput: () => (shown.textContent = `step ${steps[slider.value]}`),
     onchange: () => {
       app.keep({step: String(steps[slider.value])});
       figure.set({step: steps[slider.value]});
     },
   });
-  const label = element('label', {class: 'choice'}, 'Step', slider, shown);
-  return [heading, element('div', {class: 'controls'}, label), figure.root];
+  const controls = element(
+    'div',
+    {class: 'controls'},
+    element('label', {class: 'choice'}, 'Step', slider, shown),
+  );
+  const extend = (more) => {
+    steps = more;
+    controls.hidden = steps.length < 2;
+    if (controls.hidden) return;
+    slider.max = steps.length - 1;
+    slider.value = nearest(steps, Number(app.state.step || steps.at(-1)));
+    shown.textContent = `step ${steps[slider.value]}`;
+  };
+  extend(known);
+  return {elements: [element('h2', {}, 'Distribution'), controls, figure.root], extend};
+}
+
+function nearest(steps, step) {
+  return steps.reduce(
+    (best, each, i) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? i : best),
+    0,
+  );
 }
