@@ -412,7 +412,7 @@ def test_every_verdict_is_planted():
 def test_one_network_healthy_never_updated_and_on_other_data():
     keras.utils.set_random_seed(1)
     model, (x, y), options = diagnosis_cases.on_digits(
-        diagnosis_cases.trained(diagnosis_cases.mlp(), epochs=6)
+        diagnosis_cases.trained(diagnosis_cases.mlp(), epochs=4)
     )
     assert bnscope.diagnose(model, x, y, **options).verdict == "not_batch_norm"
     x_val, y_val = options["validation_data"]
@@ -480,6 +480,17 @@ def test_a_diagnosis_is_text_html_json_and_a_figure(stale):
     ]
     assert bars["alone repairs"] == [each.repairs for each in found.layers]
     assert figure.to_json()
+
+
+def test_a_negative_moving_variance_is_no_harmless_nan():
+    model, x, y = spoiled()
+    model.get_layer("two").moving_variance.assign(np.full(6, -1.0))
+    found = bnscope.diagnose(model, x, y)
+    assert np.isnan(found.losses["training"]["inference"]["loss"])
+    assert found.verdict != "not_batch_norm"
+    assert found.layers[1].kl == np.inf
+    assert json.loads(found.to_json())["layers"][1]["kl"] == "Infinity"
+    assert found.plot().to_json()
 
 
 def test_names_in_html_are_escaped(stale):

@@ -10,7 +10,9 @@ from bnscope.cli.common import Commands, Parser
 
 def add(commands: Commands[Parser]) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("demo", help="train, watch, lint and fold a small AlexNet")
+    parser = commands.add_parser(
+        "demo", help="train, watch, diagnose and fold a small AlexNet"
+    )
     parser.add_argument(
         "--epochs", type=_positive, metavar="N", help="epochs of each training"
     )

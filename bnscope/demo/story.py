@@ -30,6 +30,7 @@ from bnscope.rules.base import plural
 
 REMEDY_MOMENTUM = 0.9
 TIMED_BATCH = 32  # and single images
+DIAGNOSED = 128  # crops; the verdict needs no more
 
 
 def tell(settings: Settings, log_dir: Path) -> None:
@@ -105,6 +106,7 @@ def _rescue(cold: Trained, data: Data, settings: Settings) -> None:
         data.training.labels,
         validation_data=(data.validation.images, data.validation.labels),
         batch_size=settings.batch_size,
+        max_samples=DIAGNOSED,
     )
     tables.print_diagnosis(sys.stdout, diagnosis)
     better = bnscope.recalibrate(cold.model, images, batch_size=settings.batch_size)

@@ -15,10 +15,10 @@ from bnscope.calibration.result import LayerStatistics
 from bnscope.diagnosis import rows, wording
 from bnscope.diagnosis.cause import Cause
 from bnscope.diagnosis.causes import find_cause
-from bnscope.diagnosis.evidence import CODES, Evidence
-from bnscope.diagnosis.measuring import MODES, Measured, measure, swaps
+from bnscope.diagnosis.evidence import CODES, TRAINING, VALIDATION, Evidence
+from bnscope.diagnosis.measuring import MODES, measure, swaps
 from bnscope.diagnosis.probe import Mode, Probe
-from bnscope.diagnosis.result import Diagnosis, LayerDiagnosis
+from bnscope.diagnosis.result import Diagnosis
 from bnscope.diagnosis.samples import Batch, Sampling, read_samples
 from bnscope.diagnosis.scoring import Scorer
 from bnscope.errors import BnscopeError
@@ -105,29 +105,17 @@ class _Run:
         norms = batch_norms(model, "so BN is not why it does worse at inference")
         batches = read_samples(x, y, self.sampling)
         others = self._validation(validation_data)
-        count = len(batches) + len(others)
-        self.total = count
+        self.total = len(batches) + len(others)
         with unchanged(model):
             found = recalibrated(model, batches)
         with unchanged(model):
             probe = Probe(model, norms, [*batches, *others])
             probe.give([(layer.mean, layer.variance) for layer in found])
             scorer, note = self._scorer(probe, batches)
-            training = measure(probe, batches, scorer, self.tick)
-            validation = self._measured(probe, others, scorer)
-            layers = [
-                rows.layer(*each, samples=np.median([len(b) for b in batches]))
-                for each in zip(norms.values(), found, training.flows, strict=True)
-            ]
-            layers = rows.shifted(layers, training, validation)
-            evidence = self._evidence(training, validation, layers, batches, others)
+            evidence = self._measured(probe, found, scorer, batches, others)
             part = self._part(batches, len(norms)) if evidence.has_gap else []
             if part:
-                self.total += len(part) * (2 * len(norms) + 2)
-                made = scorer() if scorer is not None else None
-                good = MODES[evidence.better]
-                layers = rows.swapped(layers, swaps(probe, part, made, good, self.tick))
-                evidence = replace(evidence, layers=tuple(layers))
+                evidence = self._swapped(probe, evidence, scorer, part)
         cause = find_cause(evidence)
         return Diagnosis(
             model=model.name,
@@ -175,35 +163,49 @@ class _Run:
         return partial(Scorer, self.model, self.loss, first, outputs), ""
 
     def _measured(
-        self, probe: Probe, batches: Sequence[Batch], scorer: Callable[[], Scorer] | None
-    ) -> Measured | None:
-        if not batches:
-            return None
-        known = batches[0].targets is not None
-        return measure(probe, batches, scorer if known else None, self.tick)
-
-    def _evidence(
         self,
-        training: Measured,
-        validation: Measured | None,
-        layers: Sequence[LayerDiagnosis],
+        probe: Probe,
+        found: Sequence[LayerStatistics],
+        scorer: Callable[[], Scorer] | None,
         batches: Sequence[Batch],
         others: Sequence[Batch],
     ) -> Evidence:
+        """All evidence but what swapping single layers gives."""
+        training = measure(probe, batches, scorer, self.tick)
+        given = {TRAINING: (training, batches)}
+        layers = [
+            rows.layer(*each, samples=np.median([len(batch) for batch in batches]))
+            for each in zip(probe.norms.values(), found, training.flows, strict=True)
+        ]
+        if others:
+            known = others[0].targets is not None
+            validation = measure(probe, others, scorer if known else None, self.tick)
+            given[VALIDATION] = (validation, others)
+            layers = rows.shifted(layers, training, validation)
         graph = read(self.model)
-        findings = lint_graph(graph, [find(code) for code in CODES]).findings
-        data = {"training": (training, batches), "validation": (validation, others)}
-        given = {name: (m, b) for name, (m, b) in data.items() if m is not None}
         return Evidence(
             losses={name: m.losses for name, (m, _) in given.items() if m.losses},
             apart={name: m.apart for name, (m, _) in given.items()},
             layers=tuple(layers),
-            findings=findings,
+            findings=lint_graph(graph, [find(code) for code in CODES]).findings,
             samples={name: sum(len(x) for x in b) for name, (_, b) in given.items()},
             batch_size=int(np.median([len(batch) for batch in batches])),
             steps=graph.training.optimizer_steps,
             behind_dropout=frozenset(_behind_dropout(graph)),
         )
+
+    def _swapped(
+        self,
+        probe: Probe,
+        evidence: Evidence,
+        scorer: Callable[[], Scorer] | None,
+        part: Sequence[Batch],
+    ) -> Evidence:
+        """The evidence with what swapping single layers gives."""
+        self.total += len(part) * (2 * len(probe.norms) + 2)
+        made = scorer() if scorer is not None else None
+        found = swaps(probe, part, made, MODES[evidence.better], self.tick)
+        return replace(evidence, layers=tuple(rows.swapped(evidence.layers, found)))
 
     def _part(self, batches: Sequence[Batch], layers: int) -> list[Batch]:
         """The batches on which single layers are swapped."""

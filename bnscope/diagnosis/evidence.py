@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from bnscope.bn import initial_share, is_cold
 from bnscope.diagnosis.measuring import BATCH, INFERENCE, RECALIBRATED
 from bnscope.diagnosis.result import LayerDiagnosis
@@ -57,9 +59,12 @@ class Evidence:
     behind_dropout: frozenset[str] = frozenset()
 
     def loss(self, mode: str, data: str = TRAINING) -> float | None:
-        """A loss; None where it is not known."""
+        """A loss, infinite for NaN; None where it is not known."""
         modes = self.losses.get(data)
-        return None if modes is None else modes[mode][LOSS]
+        if modes is None:
+            return None
+        value = modes[mode][LOSS]
+        return float("inf") if np.isnan(value) else value
 
     def distance(self, one: str, other: str, data: str = TRAINING) -> float:
         """How far the outputs of two modes lie apart."""
@@ -133,4 +138,4 @@ class Evidence:
 
 def is_worse(loss: float, other: float) -> bool:
     """Whether a loss is clearly above another one."""
-    return loss - other > WORSE * abs(other)
+    return bool(np.isfinite(other)) and loss - other > WORSE * abs(other)

@@ -47,11 +47,9 @@ def layer(norm: Any, found: LayerStatistics, flow: Flow, samples: float) -> Laye
 
 
 def shifted(
-    layers: Sequence[LayerDiagnosis], training: Measured, validation: Measured | None
+    layers: Sequence[LayerDiagnosis], training: Measured, validation: Measured
 ) -> list[LayerDiagnosis]:
     """The layers with the shift between training and validation data."""
-    if validation is None:
-        return list(layers)
     return [
         replace(layer, validation_kl=_between(one, other, layer.epsilon))
         for layer, one, other in zip(layers, training.flows, validation.flows, strict=True)

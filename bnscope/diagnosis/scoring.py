@@ -132,12 +132,13 @@ class Apart:
 
     @property
     def value(self) -> float:
-        """The distance of all that was added."""
+        """The distance of all that was added; infinite if some of it is not finite."""
         shares = []
         for key, (count, total, squares) in self._moments.items():
             spread = float(np.sum(squares - total * total / count))
             shares.append(self._squares[key] / max(spread, 1e-30))
-        return float(np.sqrt(np.mean(shares)))
+        found = float(np.sqrt(np.mean(shares)))
+        return found if np.isfinite(found) else float("inf")
 
 
 def _joined(parts: Sequence[Any]) -> Any:
