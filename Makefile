@@ -43,10 +43,10 @@ demo: $(VENV)/demo
 	$(BIN)/bnscope demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not slow and not distributed and not browser"
+	$(BIN)/python -m pytest -n auto -m "not slow and not distributed"
 
 test-all: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto -m "not distributed and not browser"
+	$(BIN)/python -m pytest -n auto -m "not distributed"
 
 # What runs on every backend: the files named test_backends*.py.
 test-backends: $(VENV)-jax/done $(VENV)-torch/done
