@@ -9,7 +9,7 @@ import numpy as np
 
 from bnscope.bn import Array
 from bnscope.figures import theme
-from bnscope.figures.library import plotly
+from bnscope.figures.loading import plotly
 
 # A trace as plotly has it, with a type.
 Trace = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 from bnscope import figures
 from bnscope.events.run import Run
 from bnscope.figures import theme
-from bnscope.figures.library import script
+from bnscope.figures.loading import script
 from bnscope.health import Found, Health, Trouble, examine
 from bnscope.reporting.markup import Markup, chip, joined, table, tag
 from bnscope.rules.base import plural

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from bnscope.figures.library import script
+from bnscope.figures.loading import script
 
 # TensorBoard forbids browsers to guess, and the system's own table may say something else.
 _TYPES = {".js": "text/javascript", ".css": "text/css"}

@@ -18,7 +18,7 @@ from bnscope.errors import BnscopeError
 from bnscope.events.provider import Source
 from bnscope.events.schema import PLUGIN
 from bnscope.figures import theme
-from bnscope.figures.library import plotly
+from bnscope.figures.loading import plotly
 from bnscope.rules import all_rules
 from bnscope.strict_json import dumps
 from bnscope.tensorboard import answers, assets
