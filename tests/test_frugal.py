@@ -53,7 +53,7 @@ def chain(length, shape=(4,)):
     keras.backend.backend() == "torch", reason="torch keeps tensors for gradients"
 )
 def test_a_chain_of_layers_holds_no_more_than_two_tensors(wrap):
-    model = wrap(chain(8))
+    model = wrap(chain(5))
     ALIVE.clear()
     MOST.clear()
     (outputs,) = run_model(model, [(SAMPLES,)], ["float32"])
