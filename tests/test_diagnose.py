@@ -515,6 +515,19 @@ def test_the_command_prints_and_exits_by_the_verdict(stale, tmp_path, run_cli):
     assert text.startswith("network: not BN's fault")
 
 
+@pytest.mark.parametrize(("width", "codes"), [(6, {0, 1}), (3, {2})])
+def test_the_command_takes_a_sequential_model(width, codes, tmp_path, run_cli, rng):
+    inner = [layers.Dense(4, use_bias=False), layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((6,)), *inner, layers.Dense(1)])
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(64, width)).astype("float32"))
+    given = tmp_path / "model.keras", "--data", tmp_path / "data.npz"
+    code, _, errors = run_cli("diagnose", *given)
+    assert code in codes
+    assert "internal error" not in errors
+    assert ("does not run" in errors) == (width == 3)
+
+
 def test_the_command_takes_inputs_and_outputs_by_name(tmp_path, run_cli, rng):
     a, b = (keras.Input((3,), name=name) for name in "ab")
     x = layers.BatchNormalization()(layers.Dense(4)(layers.Concatenate()([a, b])))

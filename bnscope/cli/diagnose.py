@@ -97,7 +97,7 @@ def _diagnosed(
     if x is None:
         raise BnscopeError(
             f"{options.data} holds {', '.join(arrays) or 'nothing'}, but no input of the model.",
-            f"Write it with numpy.savez: x, or {', '.join(_names(model.inputs))}.",
+            f"Write it with numpy.savez: {', or '.join(['x', *_names(model.inputs)])}.",
         )
     others = _inputs(model, arrays, _VALIDATION), _targets(model, arrays, _VALIDATION)
     return diagnose(
@@ -116,14 +116,27 @@ def _inputs(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
     """The samples: the array `x`, or one for each input by its name."""
     if f"x{suffix}" in arrays:
         return arrays[f"x{suffix}"]
-    return _by_name(model.input, _names(model.inputs), arrays, suffix)
+    return _by_name(*_structure(model, "input"), arrays, suffix)
 
 
 def _targets(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
     """The targets: the array `y`, or one for each output by its name."""
     if f"y{suffix}" in arrays:
         return arrays[f"y{suffix}"]
-    return _by_name(model.output, list(model.output_names), arrays, suffix)
+    return _by_name(*_structure(model, "output"), arrays, suffix)
+
+
+def _structure(model: Any, which: str) -> tuple[Any, list[str]]:
+    """How a model has its inputs or outputs, and their names; none if it does not say."""
+    import keras
+
+    tensors = getattr(model, f"{which}s", None) or []
+    if not tensors:
+        return None, []
+    if isinstance(model, keras.Sequential):  # one of each, without a call of its own
+        return tensors[0], [model.layers[-1].name] if which == "output" else _names(tensors)
+    names = list(model.output_names) if which == "output" else _names(tensors)
+    return getattr(model, which), names
 
 
 def _by_name(
@@ -133,12 +146,12 @@ def _by_name(
     if isinstance(structure, dict):
         names = list(structure)
     found = [arrays.get(f"{name}{suffix}") for name in names]
-    if any(array is None for array in found):
+    if not found or any(array is None for array in found):
         return None
     if isinstance(structure, dict):
         return dict(zip(names, found, strict=True))
     return found if isinstance(structure, (list, tuple)) else found[0]
 
 
-def _names(tensors: Sequence[Any]) -> list[str]:
-    return [str(tensor.name) for tensor in tensors]
+def _names(tensors: Sequence[Any] | None) -> list[str]:
+    return [str(tensor.name) for tensor in tensors or ()]
