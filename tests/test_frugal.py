@@ -101,9 +101,11 @@ def test_noise_of_the_original_does_not_widen_the_tolerance():
 
 def test_a_sample_that_is_run_alone_too_shows_that_the_original_repeats():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    assert Verifier(model).is_steady()
+    calm = Verifier(model)
+    assert calm.is_steady(calm.expected)
     inputs = keras.Input((4,))
-    assert not Verifier(keras.Model(inputs, Noisy()(inputs))).is_steady()
+    noisy = Verifier(keras.Model(inputs, Noisy()(inputs)))
+    assert not noisy.is_steady(noisy.expected)
 
 
 def test_a_model_that_does_not_run_is_one_line():

@@ -9,7 +9,7 @@ import pytest
 import bnscope
 from bnscope.errors import VerificationError
 from bnscope.graph import live
-from bnscope.rewriting.inputs import DRAWS, draws_for, input_specs, random_batches
+from bnscope.rewriting.inputs import DRAWS, draws_for, input_specs, nudged, random_batches
 from bnscope.rewriting.running import joined
 from bnscope.rewriting.verify import Verifier
 
@@ -66,21 +66,61 @@ def large(randomized):
     return randomized(keras.Model(x, layers.Flatten()(y)))
 
 
-def test_of_large_samples_rounding_is_seen_without_another_run(large, monkeypatch):
+@pytest.fixture
+def ran(monkeypatch):
+    """How many samples the batches had that models ran, by the name of the model."""
+    counts = {}
+    run = Verifier.run
+
+    def counted(self, model, batches, **kwargs):
+        counts.setdefault(model.name, []).extend(len(batch[0]) for batch in batches)
+        return run(self, model, batches, **kwargs)
+
+    monkeypatch.setattr(Verifier, "run", counted)
+    return counts
+
+
+def test_of_large_samples_rounding_is_seen_without_another_run(large, ran):
     verifier = Verifier(large)
-    runs = []
-    monkeypatch.setattr(verifier, "run", lambda *_, **__: runs.append(1))
-    within = verifier.widened()
-    assert runs == []
-    monkeypatch.undo()
-    (twin,) = verifier.batches[0][0][-1:]
-    sample = verifier.batches[1][0][0]
+    other = keras.Model(large.inputs, 1.1 * large.output, name="other")
+    assert not verifier.compare(other).passed
+    assert ran == {large.name: [3], "other": [2, 1]}
+    ((sample,),) = verifier.batches[1]
+    ((twin,),) = nudged(verifier.specs, [(sample[None],)], "float32", 20)[0]
     assert 0 < np.max(np.abs(twin - sample)) < 1e-6
     moved = np.abs(large(np.stack([sample, twin])).numpy())
     assert verifier.sensitivity == pytest.approx(
         np.max(np.abs(moved[0] - moved[1])) / moved[0].max(), rel=0.3
     )
-    assert within == max(1e-5, 10 * verifier.sensitivity)
+    assert verifier.widened() == max(1e-5, 10 * verifier.sensitivity)
+
+
+def test_a_network_that_treats_one_sample_otherwise_is_run_on_one_too(large, ran):
+    peculiar = keras.Model(large.inputs, AloneIsWrong()(large.output), name="peculiar")
+    same = keras.Model(large.inputs, AloneIsWrong()(large.output), name="same")
+    verifier = Verifier(peculiar)
+    assert verifier.compare(same).passed
+    assert ran == {"peculiar": [3, 1], "same": [2, 1]}
+    assert not verifier.compare(large).passed
+
+
+def test_a_call_of_the_user_is_run_on_one_large_sample_at_once(large, ran):
+    model = Written(large)
+    model(np.zeros((2, 160, 160, 3), "float32"))
+    verifier = Verifier(model, graph=live.read(model, trace=True))
+    assert verifier.compare(large).passed
+    assert ran == {model.name: [3, 1], large.name: [2, 1]}
+
+
+class Written(keras.Model):
+    """A model whose structure is written in its `call`."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(x)
 
 
 def test_of_large_samples_differences_for_one_and_for_several_are_found(large):

@@ -67,6 +67,32 @@ class InputSpec:
     padding: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What models are compared on, and what the original runs for that.
+
+    Args:
+        batches: what is compared.
+        twin: the lone sample of the second batch, nudged; None for no such. It travels at the
+            end of the first, so that what rounding does is seen without one more run.
+        spares_lone: whether the original does not run the lone sample, only its row among
+            others.
+    """
+
+    batches: list[Batch]
+    twin: Batch | None = None
+    spares_lone: bool = False
+
+    @property
+    def runs(self) -> list[Batch]:
+        """The batches that the original runs."""
+        if self.twin is None:
+            return self.batches
+        pairs = zip(self.batches[0], self.twin, strict=True)
+        first = tuple(np.concatenate(pair) for pair in pairs)
+        return [first, *self.batches[2 if self.spares_lone else 1 :]]
+
+
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
     """What the inputs of a model take.
 
@@ -207,21 +233,6 @@ def nudged(
         )
         for batch in batches
     ]
-
-
-def with_twin(
-    specs: Sequence[InputSpec], batches: Sequence[Batch], dtype: str, seed: int
-) -> list[Batch]:
-    """Random batches; where samples are large, with the nudged lone one at the end of the first.
-
-    What rounding does to a network is then seen without running it once more.
-    """
-    if not takes_twin(batches):
-        return list(batches)
-    first, *rest = batches
-    (twin,) = nudged(specs, rest[:1], dtype, seed)
-    pairs = zip(first, twin, strict=True)
-    return [tuple(np.concatenate(pair) for pair in pairs), *rest]
 
 
 def takes_twin(batches: Sequence[Batch]) -> bool:

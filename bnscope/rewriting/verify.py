@@ -23,6 +23,7 @@ import numpy as np
 from bnscope.errors import VerificationError
 from bnscope.graph import live
 from bnscope.graph.model import Graph
+from bnscope.graph.tracing import is_followed
 from bnscope.rewriting.comparison import (
     LIMITS,
     SENSITIVITY_FACTOR,
@@ -34,8 +35,10 @@ from bnscope.rewriting.comparison import (
     is_saturated,
     spread,
 )
+from bnscope.rewriting.copying import all_layers
 from bnscope.rewriting.inputs import (
     Batch,
+    Trial,
     cheapest,
     draws_for,
     input_specs,
@@ -43,7 +46,6 @@ from bnscope.rewriting.inputs import (
     random_batches,
     takes_twin,
     user_batches,
-    with_twin,
 )
 from bnscope.rewriting.running import (
     before_activations,
@@ -73,6 +75,10 @@ class Values:
         before = [self.before[index] for index in chosen] if self.before else []
         return Values([self.outputs[index] for index in chosen], before)
 
+    def after(self, count: int) -> Values:
+        """Those for all batches but the first ones."""
+        return self.of(range(count, len(self.outputs)))
+
     def rows(self, chosen: slice) -> Values:
         """Those for some samples of the first batch."""
 
@@ -80,6 +86,10 @@ class Values:
             return [{name: y[chosen] for name, y in part.items()} for part in parts[:1]]
 
         return Values(cut(self.outputs), cut(self.before))
+
+    def then(self, others: Values) -> Values:
+        """These, and those for more batches."""
+        return Values(self.outputs + others.outputs, self.before + others.before)
 
     def compared(self, other: Values) -> list[OutputCheck]:
         """How far the values of another model are from these."""
@@ -120,24 +130,32 @@ class Verifier:
         self.draws = list(draws_for(self.specs))
         if self.given:
             batches = user_batches(self.specs, data)
-            self.take(batches, self.run(model, batches).outputs)
+            self.take(Trial(batches), self.run(model, batches).outputs)
         else:
             self.take(*self.choose())
         if proof:
             self.require_proof()
 
-    def take(self, batches: list[Batch], outputs: list[Outputs]) -> None:
+    def take(self, trial: Trial, outputs: list[Outputs]) -> None:
         """Compares on these batches, for which the original gives these outputs.
 
         If one is saturated or proves nothing, what goes into its activation is looked at too.
         """
-        self.batches = batches
+        self.batches = trial.batches
         self.sensitivity: float | None = None
         whole = joined(outputs)
         saturated = any(is_saturated(values) for values in whole.values())
         looks = saturated or not self.proven(whole)
-        before = self.values_before(self.model, batches) if looks else []
-        self.expected = Values(outputs, before)
+        before = self.values_before(self.model, trial.runs) if looks else []
+        values = Values(outputs, before)
+        self.twin = values.rows(slice(-1, None)) if trial.twin else None
+        # Whether the lone sample was not run, and is said to give what it gives among others.
+        self.assumed = trial.spares_lone
+        if trial.twin:
+            first, rest = values.rows(slice(0, -1)), values.after(1)
+            alone = first.rows(slice(0, 1)) if trial.spares_lone else Values([])
+            values = first.then(alone).then(rest)
+        self.expected = values
 
     def compare(self, rewritten: Any) -> Verification:
         """How far a rewritten model is from the original.
@@ -149,6 +167,9 @@ class Verifier:
             The comparison; it may have failed.
         """
         actual = self.run(rewritten, self.batches, before=bool(self.expected.before))
+        if self.assumed and not self.is_steady(actual):
+            self.run_alone()
+        self.assumed = False
         verification = self.judge(self.expected.compared(actual))
         if verification.passed or self.given:
             return verification
@@ -162,6 +183,12 @@ class Verifier:
         if any(check.error > tolerance for check in checks):
             tolerance = self.widened()
         return Verification(tuple(checks), tolerance, self.samples)
+
+    def run_alone(self) -> None:
+        """Runs the lone sample on the original, of which only its row among others was seen."""
+        alone = self.run(self.model, self.batches[1:2], before=bool(self.expected.before))
+        self.expected = self.expected.of([0]).then(alone).then(self.expected.after(2))
+        self.assumed = False
 
     @property
     def samples(self) -> int:
@@ -182,27 +209,28 @@ class Verifier:
         run, of which rounding is not the cause.
         """
         chosen = cheapest(self.batches)
-        if not self.is_steady() and not self.repeats(chosen):
+        if self.assumed:
+            self.run_alone()
+        if not self.is_steady(self.expected) and not self.repeats(chosen):
             return 0.0
         errors = [check.error for check in self.moved(chosen)]
         return max((error for error in errors if np.isfinite(error)), default=0.0)
 
     def moved(self, chosen: Sequence[int]) -> list[OutputCheck]:
         """How far rounding moves the original's values on the chosen batches."""
-        if not self.given and takes_twin(self.batches):
-            sample, twin = slice(0, 1), slice(-1, None)
-            return self.expected.rows(sample).compared(self.expected.rows(twin))
+        if self.twin is not None:
+            return self.expected.rows(slice(0, 1)).compared(self.twin)
         batches = [self.batches[index] for index in chosen]
         return self.again(chosen, nudged(self.specs, batches, self.dtype, SEED))
 
-    def is_steady(self) -> bool:
+    def is_steady(self, values: Values) -> bool:
         """Whether samples that were run twice, among others and alone, gave the same."""
         first = self.batches[0]
-        for batch, outputs in zip(self.batches[1:], self.expected.outputs[1:], strict=True):
+        for batch, outputs in zip(self.batches[1:], values.outputs[1:], strict=True):
             count = len(batch[0])
             pairs = zip(batch, first, strict=True)
             if all(np.array_equal(one, other[:count]) for one, other in pairs):
-                among = {key: y[:count] for key, y in self.expected.outputs[0].items()}
+                among = {key: y[:count] for key, y in values.outputs[0].items()}
                 return self.agree(compare_outputs(among, outputs))
         return False
 
@@ -242,21 +270,21 @@ class Verifier:
         """Whether values are the same but for rounding."""
         return all(check.error <= self.tolerance for check in checks)
 
-    def choose(self) -> tuple[list[Batch], list[Outputs]]:
+    def choose(self) -> tuple[Trial, list[Outputs]]:
         """The first random inputs on which all outputs prove something, else the best ones."""
         tried = []
         while self.draws:
-            batches, outputs = self.drawn()
+            trial, outputs = self.drawn()
             whole = joined(outputs)
             spreads = [spread(values) for values in whole.values()]
             variation = min((s for s in spreads if not np.isnan(s)), default=np.inf)
-            tried.append((variation, batches, outputs))
+            tried.append((variation, trial, outputs))
             if self.proven(whole):
                 break
-        _, batches, outputs = max(tried, key=lambda entry: entry[0])
-        return batches, outputs
+        _, trial, outputs = max(tried, key=lambda entry: entry[0])
+        return trial, outputs
 
-    def drawn(self) -> tuple[list[Batch], list[Outputs]]:
+    def drawn(self) -> tuple[Trial, list[Outputs]]:
         """The next random inputs, and what the original gives for them.
 
         Raises:
@@ -266,8 +294,13 @@ class Verifier:
         batches = random_batches(self.specs, self.draws.pop(0), SEED, words)
         if any(None in spec.shape[1:] for spec in self.specs):
             batches = self.running(batches)
-        batches = with_twin(self.specs, batches, self.dtype, SEED)
-        return batches, self.run(self.model, batches).outputs
+        trial = Trial(batches)
+        if takes_twin(batches):
+            twin = nudged(self.specs, batches[1:2], self.dtype, SEED)[0]
+            # What users wrote may do something else for one sample; Keras's layers do not.
+            spares = not any(is_followed(layer) for layer in all_layers(self.model))
+            trial = Trial(batches, twin, spares_lone=spares)
+        return trial, self.run(self.model, trial.runs).outputs
 
     def running(self, batches: list[Batch]) -> list[Batch]:
         """The batches on which the original runs: open sizes may be restricted after all."""
