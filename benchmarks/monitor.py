@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,8 @@ def candidates(folder: Path, limit: float) -> dict[str, tuple[Callable[[], Any],
     return found
 
 
-def measure(
-    name: str, build: Callable[[], Any], steps: int, rounds: int, limit: float
-) -> None:
+def measure(name: str, build: Callable[[], Any], limit: float, options: Any) -> None:
+    steps, rounds = options.steps, options.rounds
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH * steps, 32, 32, 3)).astype("float32")
     y = rng.integers(0, 10, BATCH * steps)
@@ -208,7 +208,11 @@ def measure(
     step: list[float] = []
     noise: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        made = candidates(Path(folder), limit)
+        made = {
+            label: each
+            for label, each in candidates(Path(folder), limit).items()
+            if fnmatchcase(label, options.only)
+        }
         costs = {label: Costs() for label in made}
         few = slice(BATCH * 12)
         for make, _ in made.values():  # traces, and imports what writing needs
@@ -242,13 +246,14 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=100, help=f"a fit; more than {WARM_UP}"
     )
+    parser.add_argument("--only", default="*", help='callbacks: "BatchNormMonitor*"')
     options = parser.parse_args()
     if options.steps <= WARM_UP or options.rounds < 1:
         parser.error(f"--steps must be more than {WARM_UP}, and --rounds at least 1")
     if options.network != "resnet50":
-        measure("four convolutions", four_convolutions, options.steps, options.rounds, 0.01)
+        measure("four convolutions", four_convolutions, 0.01, options)
     if options.network != "conv":
-        measure("ResNet50", resnet50, options.steps, options.rounds, 0.005)
+        measure("ResNet50", resnet50, 0.005, options)
 
 
 if __name__ == "__main__":

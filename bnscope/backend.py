@@ -59,7 +59,7 @@ def _tensorflow_reader(variables: Sequence[Any], *, wide: bool) -> FlatRead:
 
     # Traced once; calling the concrete function saves TensorFlow's look for the right one.
     read = concatenate.get_concrete_function()
-    return lambda: np.array(read())  # a copy: TensorFlow's own memory may be reused
+    return lambda: read().numpy()  # a copy: TensorFlow's own memory may be reused
 
 
 def _torch_reader(variables: Sequence[Any], *, wide: bool) -> FlatRead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.layers = None if layers is None else list(layers)
         self.channel_freq = channel_freq
         self.raise_alerts = alerts
-        self.alerts: list[Alert] = []
+        self._alerts: list[Alert] = []
         self._updates = UpdateCounter()
         self._training = False
         self._waiting = False
@@ -98,11 +99,19 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._columns: Any = slice(None)  # which channels of the reader's are tracked
         self._warm: frozenset[str] = frozenset()
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
+        # What the last reading shows, which is looked at while the next step runs.
+        self._found: Future[list[Alert] | Exception] | None = None
 
     @property
     def _step(self) -> int:
         """Updates of BN since the first `fit`."""
         return self._updates.total
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """The alerts so far."""
+        self._background.wait()
+        return self._alerts
 
     @property
     def history(self) -> Run:
@@ -140,7 +149,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._training = self._waiting = True
         self._reader = None
         self._observer = None
-        self._before = None
+        self._before = self._found = None
 
     @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -162,6 +171,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
         del batch, logs
+        self._hear()
         updates, fresh = self._updates.advance(), self._waiting
         if fresh:  # the first step has built it
             self._begin()
@@ -178,6 +188,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         del epoch, logs
         if self._recorder is None or self._reader is None:
             return
+        self._hear()
         if self._observer is not None and self._watch is not None:
             self._tell(self._observer.batches_end(self._step))
             self._observer.hold()
@@ -194,6 +205,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the statistics are warm, if `fit` starts a validation."""
         del logs
+        if self._training:
+            self._hear()
         if self._training and self._observer is not None and self._watch is not None:
             if not self._board.recalibrates:
                 self._tell(self._watch.validation(self._step, self._step, self._warm))
@@ -211,6 +224,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file, and says what is missing and what went on."""
         del logs
+        self._hear()
         if self._observer is not None:
             self._tell(self._observer.fit_end(self._step))
         self._training = False
@@ -220,7 +234,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if self._recorder.failure is not None:
                 say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
-        repeated = [f"{a.code} {a.layer} x{a.count}" for a in self.alerts if a.count > 1]
+        repeated = [f"{a.code} {a.layer} x{a.count}" for a in self._alerts if a.count > 1]
         if repeated:
             say(f"alerts, and at how many readings: {', '.join(repeated)}")
 
@@ -248,7 +262,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._record(layout)
         if self.raise_alerts:
             if self._watch is None:
-                self._watch = Watch(layout, self.alerts)
+                self._watch = Watch(layout, self._alerts)
             self._observe(self._watch, reader, layout)
         self._report(reader)
         if self._observer is not None:  # JAX may not get as far as a step
@@ -321,12 +335,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._before is not None and self._before[0] < self._step:
             taken, before = self._before
             window = Window(before, self._averages(), self._step - taken)
-        if self._watch is not None:
-            self._tell(self._watch.reading(self._step, values, window))
         if self._observer is not None:
             self._tell(self._observer.logged(self._step))
-        record = self._recorder.step
-        self._background.add(record, self._step, values, window, warm=self._warm)
+        self._found = self._background.add(
+            _look, self._watch, self._recorder, self._step, values, window, self._warm
+        )
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
             if logged % self.channel_freq == 0:
@@ -353,6 +366,16 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """Whether a step to be logged lies behind `earlier` and not behind `later`."""
         return later // self.update_freq > earlier // self.update_freq
 
+    def _hear(self) -> None:
+        """Tells what the last reading shows; from here on its alerts are up to date."""
+        if self._found is None:
+            return
+        found, self._found = self._found.result(), None
+        if isinstance(found, Exception):
+            self._raise_no_more(found)
+        else:
+            self._tell(found)
+
     def _tell(self, alerts: Iterable[Alert]) -> None:
         """Tells alerts, which are looked for now; whatever is met there, training goes on."""
         try:
@@ -362,13 +385,17 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                     # A copy: its count goes on.
                     self._background.add(self._recorder.alert, replace(alert))
         except Exception as error:  # noqa: BLE001
-            self._watch = self._observer = None
-            say(f"no alerts are raised any more ({first_line(error)}); training goes on")
+            self._raise_no_more(error)
+
+    def _raise_no_more(self, error: Exception) -> None:
+        self._watch = self._observer = None
+        say(f"no alerts are raised any more ({first_line(error)}); training goes on")
 
     def _marked(self, mark: Mark) -> None:
         """Records what a callback did to the model; the last reading is out of date."""
         if self._reader is None or self._recorder is None:
             return
+        self._hear()
         self._reader.forget()
         self._before = None
         layers = [path for path in mark.layers if path in self._recorder.layout.paths]
@@ -391,6 +418,25 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._waiting = False
         self._reader = None
         say(f"the model cannot be watched ({first_line(error)}); training goes on")
+
+
+def _look(  # noqa: PLR0913, PLR0917
+    watch: Watch | None,
+    recorder: Recorder,
+    step: int,
+    values: Array,
+    window: Window | None,
+    warm: frozenset[str],
+) -> list[Alert] | Exception:
+    """Records a reading; what alerts it raises, or why none can be raised."""
+    found: list[Alert] | Exception = []
+    if watch is not None:
+        try:
+            found = list(watch.reading(step, values, window))
+        except Exception as error:  # noqa: BLE001  whatever it is, it is recorded
+            found = error
+    recorder.step(step, values, window, warm=warm)
+    return found
 
 
 def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Background:
@@ -22,17 +24,23 @@ class Background:
         self._name = name
         self._most = most
         self._thread: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[Future[Any]] = deque()
 
-    def add(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Gives it work: a function, and its arguments, which must not change any more."""
+    def add(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+        """Gives it work: a function, and its arguments, which must not change any more.
+
+        Returns:
+            What will hold the function's result.
+        """
         while self._pending and (
             self._pending[0].done() or len(self._pending) >= self._most
         ):
             self._pending.popleft().result()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        self._pending.append(self._thread.submit(work, *args, **kwargs))
+        future = self._thread.submit(work, *args, **kwargs)
+        self._pending.append(future)
+        return future
 
     def wait(self) -> None:
         """Waits until all is done."""
