@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -65,6 +66,77 @@ def test_another_model_begins_another_series(rng, tmp_path, capsys):
     for run in (monitor.history, read(tmp_path)):
         assert run.layers == ("a", "c", "d")
         assert list(run.steps) == [15, 20]
+
+
+def test_another_model_with_the_same_layers_is_cold_again(rng):
+    x, y = data(rng)
+    monitor = BatchNormMonitor(update_freq=5)
+    counts = []
+    for _ in range(2):
+        fit(model("a"), monitor, x, y, epochs=6, validation_split=0.2)
+        (cold,) = monitor.alerts
+        counts.append(cold.count)
+    assert cold.code == "BN503"
+    assert 0 < counts[0] < 6
+    assert counts[1] == 2 * counts[0]
+
+
+class Ending(keras.callbacks.Callback):
+    """Spoils BN at a step, and ends the training with an error at the next batch end."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.step - 1:
+            norm = self.model.get_layer("a")
+            norm.moving_variance.assign(np.nan * norm.moving_variance)
+        if batch + 1 == self.step:
+            raise KeyboardInterrupt
+
+
+def test_alerts_of_the_last_reading_are_kept_where_fit_ends_by_an_error(rng, capsys):
+    x, y = data(rng)
+    made = model("a")
+    monitor = BatchNormMonitor(update_freq=5)
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[monitor, Ending(5)])
+    assert [(alert.code, alert.step) for alert in monitor.alerts] == [("BN501", 5)]
+    assert [alert["code"] for alert in monitor.history.alerts] == ["BN501"]
+    assert "BN501" not in capsys.readouterr().out
+    made.stop_training = False
+    fit(made, monitor, x, y)
+    assert capsys.readouterr().out.count("error BN501") == 1
+
+
+def test_an_error_in_a_rule_ends_the_alerts_and_those_before_it_are_told(
+    rng, capsys, monkeypatch
+):
+    x, y = data(rng)
+    made = model("a")
+    made.get_layer("a").moving_mean.assign([np.nan] * 6)
+    monkeypatch.setattr(
+        "bnscope.rules.collapsed_variance.CollapsedVariance.flagged_channels",
+        lambda *_: 1 / 0,
+    )
+    monitor = BatchNormMonitor(update_freq=2)
+    fit(made, monitor, x, y)
+    out = capsys.readouterr().out
+    assert out.count("error BN501") == 1
+    assert out.count("no alerts are raised any more (division by zero)") == 1
+    assert list(monitor.history.steps) == [2, 4, 6, 8, 10]
+
+
+def test_an_error_in_recording_is_told_once_and_the_thread_ends(
+    rng, tmp_path, capsys, monkeypatch
+):
+    x, y = data(rng)
+    monitor = BatchNormMonitor(tmp_path, update_freq=2)
+    monkeypatch.setattr("bnscope.watching.recorder.summarize", lambda *_: 1 / 0)
+    fit(model("a"), monitor, x, y)
+    assert capsys.readouterr().out.count("the model cannot be watched") == 1
+    assert not [t for t in threading.enumerate() if t.name.startswith("bnscope")]
 
 
 def test_a_hook_that_breaks_ends_the_watching_and_not_the_training(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
 
@@ -29,8 +30,10 @@ from bnscope.watching.layers import select, warm
 from bnscope.watching.marks import Act, Mark
 from bnscope.watching.recorder import Recorder
 
-# So many readings may wait for their statistics before training waits too.
-_MOST_WAITING = 8
+# So many pieces of work may wait for the thread before training waits too.
+_MOST_WAITING = 16
+# Alerts, and what ended the search for more.
+_Found = tuple[list[Alert], Exception | None]
 
 
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
@@ -98,9 +101,11 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._flags = CompiledFlags()
         self._columns: Any = slice(None)  # which channels of the reader's are tracked
         self._warm: frozenset[str] = frozenset()
+        self._known: Callable[[], Any] = lambda: None  # the model of the last `fit`
+        self._began = 0  # the step at which its training began
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
         # What the last reading shows, which is looked at while the next step runs.
-        self._found: Future[list[Alert] | Exception] | None = None
+        self._found: Future[_Found] | None = None
 
     @property
     def _step(self) -> int:
@@ -110,7 +115,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     @property
     def alerts(self) -> list[Alert]:
         """The alerts so far."""
-        self._background.wait()
+        found = self._found
+        if found is not None:
+            wait([found])
         return self._alerts
 
     @property
@@ -146,10 +153,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Waits for the first epoch: other callbacks may restore a checkpoint yet."""
         del logs
+        self._board = Board()  # what is told now stops no new training
+        self._hear()  # if an error ended the `fit` before
         self._training = self._waiting = True
         self._reader = None
         self._observer = None
-        self._before = self._found = None
+        self._before = None
 
     @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -209,7 +218,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._hear()
         if self._training and self._observer is not None and self._watch is not None:
             if not self._board.recalibrates:
-                self._tell(self._watch.validation(self._step, self._step, self._warm))
+                updates = self._step - self._began
+                self._tell(self._watch.validation(self._step, updates, self._warm))
             self._tell(self._observer.batches_end(self._step))  # its count is reset next
             self._observer.hold()
 
@@ -229,8 +239,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._tell(self._observer.fit_end(self._step))
         self._training = False
         if self._recorder is not None:
-            self._background.add(self._recorder.close)
-            self._background.close()
+            try:
+                self._background.add(self._recorder.close)
+            finally:
+                self._background.close()
             if self._recorder.failure is not None:
                 say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
@@ -259,7 +271,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         everything = len(chosen) == len(reader.layout)
         self._columns = slice(None) if everything else reader.layout.columns(chosen)
         self._reader = reader
+        earlier = self._recorder
         self._record(layout)
+        if self._recorder is not earlier or self._known() is not self._model:
+            self._began = 0 if earlier is None else self._step - self._updates.in_fit
+            self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
+            self._known = ref(self._model)
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self._alerts)
@@ -287,7 +304,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             details=self.layers is not None,
             failed=self._failed,
         )
-        self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
 
     def _observe(self, watch: Watch, reader: Reader, layout: Layout) -> None:
         """Makes ready to raise alerts in this `fit`."""
@@ -337,9 +353,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             window = Window(before, self._averages(), self._step - taken)
         if self._observer is not None:
             self._tell(self._observer.logged(self._step))
-        self._found = self._background.add(
-            _look, self._watch, self._recorder, self._step, values, window, self._warm
-        )
+        if self._watch is not None:
+            self._found = self._background.add(
+                _look, self._watch, self._recorder, self._step, values, window, self._began
+            )
+        record = self._recorder.step
+        self._background.add(record, self._step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
             logged = self._step // self.update_freq
             if logged % self.channel_freq == 0:
@@ -368,13 +387,14 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _hear(self) -> None:
         """Tells what the last reading shows; from here on its alerts are up to date."""
-        if self._found is None:
+        future, self._found = self._found, None
+        if future is None:
             return
-        found, self._found = self._found.result(), None
-        if isinstance(found, Exception):
-            self._raise_no_more(found)
-        else:
-            self._tell(found)
+        alerts, error = future.result()
+        for alert in alerts:
+            self._board.announce(alert)
+        if error is not None:
+            self._raise_no_more(error)
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
         """Tells alerts, which are looked for now; whatever is met there, training goes on."""
@@ -382,7 +402,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             for alert in alerts:
                 self._board.announce(alert)
                 if self._recorder is not None:
-                    # A copy: its count goes on.
                     self._background.add(self._recorder.alert, replace(alert))
         except Exception as error:  # noqa: BLE001
             self._raise_no_more(error)
@@ -391,6 +410,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._watch = self._observer = None
         say(f"no alerts are raised any more ({first_line(error)}); training goes on")
 
+    @ends_nothing
     def _marked(self, mark: Mark) -> None:
         """Records what a callback did to the model; the last reading is out of date."""
         if self._reader is None or self._recorder is None:
@@ -416,27 +436,27 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _give_up(self, error: Exception) -> None:
         self._waiting = False
-        self._reader = None
+        self._reader = self._observer = self._found = None
         say(f"the model cannot be watched ({first_line(error)}); training goes on")
 
 
 def _look(  # noqa: PLR0913, PLR0917
-    watch: Watch | None,
+    watch: Watch,
     recorder: Recorder,
     step: int,
     values: Array,
     window: Window | None,
-    warm: frozenset[str],
-) -> list[Alert] | Exception:
-    """Records a reading; what alerts it raises, or why none can be raised."""
-    found: list[Alert] | Exception = []
-    if watch is not None:
-        try:
-            found = list(watch.reading(step, values, window))
-        except Exception as error:  # noqa: BLE001  whatever it is, it is recorded
-            found = error
-    recorder.step(step, values, window, warm=warm)
-    return found
+    began: int,
+) -> _Found:
+    """The alerts that a reading raises, which are recorded; and what ended the search."""
+    found: list[Alert] = []
+    try:
+        for alert in watch.reading(step, values, window, trained=step - began):
+            found.append(alert)
+            recorder.alert(replace(alert))  # a copy: its count goes on
+    except Exception as error:  # noqa: BLE001
+        return found, error
+    return found, None
 
 
 def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:

@@ -32,14 +32,14 @@ class Background:
         Returns:
             What will hold the function's result.
         """
-        while self._pending and (
-            self._pending[0].done() or len(self._pending) >= self._most
-        ):
-            self._pending.popleft().result()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
         future = self._thread.submit(work, *args, **kwargs)
         self._pending.append(future)
+        while self._pending and (
+            self._pending[0].done() or len(self._pending) > self._most
+        ):
+            self._pending.popleft().result()
         return future
 
     def wait(self) -> None:

@@ -19,7 +19,7 @@ from bnscope.errors import (
     first_line,
 )
 from bnscope.exporting.quiet import quietly
-from bnscope.rewriting.comparison import OutputCheck, Verification, compare_outputs
+from bnscope.rewriting.comparison import Outputs, Verification, compare_outputs
 from bnscope.rewriting.inputs import Batch, InputSpec, numpy_dtype
 from bnscope.rewriting.running import collect_outputs, joined
 from bnscope.rewriting.verify import Verifier
@@ -76,12 +76,11 @@ def compare(model: Any, verifier: Verifier, runtime: Runtime) -> Verification:
         return _in_order(found, keys)
 
     actual = collect_outputs(model, verifier.batches, run)
-    return _judged(
-        verifier, tuple(compare_outputs(joined(verifier.expected.outputs), actual))
-    )
+    return verifier.settled(lambda: _judged(verifier, actual))
 
 
-def _judged(verifier: Verifier, checks: tuple[OutputCheck, ...]) -> Verification:
+def _judged(verifier: Verifier, actual: Outputs) -> Verification:
+    checks = tuple(compare_outputs(joined(verifier.expected.outputs), actual))
     tolerance = verifier.tolerance * RUNTIME_FACTOR
     if any(not check.error <= tolerance for check in checks):
         tolerance = max(tolerance, verifier.widened())

@@ -193,6 +193,15 @@ def overrides_call(model: Any) -> bool:
     return not owner.__module__.startswith("keras.")
 
 
+def is_users(layer: Any) -> bool:
+    """Whether a user wrote what a call of this layer does: a class, or a function."""
+    import keras
+
+    return isinstance(layer, keras.layers.Lambda) or (
+        isinstance(layer, keras.Layer) and overrides_call(layer)
+    )
+
+
 def _input_name(tensor: Any) -> str | None:
     """The name of a tensor that is an input of a model with a graph."""
     import keras

@@ -236,8 +236,11 @@ def nudged(
 
 
 def takes_twin(batches: Sequence[Batch]) -> bool:
-    """Whether samples are so large that the lone one is the cheapest to run once more."""
-    return cheapest(batches) == [1] and len(batches[1][0]) < len(batches[0][0])
+    """Whether samples are so large that the lone one, the first of all, is the cheapest to run."""
+    return cheapest(batches) == [1] and all(
+        len(alone) == 1 < len(among) and np.array_equal(alone, among[:1])
+        for among, alone in zip(*batches[:2], strict=True)
+    )
 
 
 def unit_of_rounding(dtype: str) -> float:
