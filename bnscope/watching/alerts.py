@@ -113,10 +113,11 @@ class Watch:
             step: the step.
             values: the variables, shape `(4, channels)`.
             window: what was averaged, up to now; None if it was not read, which costs BN502.
-            trained: the updates since training began, where steps do not count them; None if
-                they are not known.
+            trained: the updates since training began; None if steps count them, or if they
+                are not known.
         """
-        trained = step if self.counted else trained
+        if trained is None and self.counted:
+            trained = step
         invalid = _NAN.flagged_channels(values, self.layout.channel_epsilon)
         yield from self._invalid(step, values, self._layers_with(invalid))
         collapsed = _COLLAPSED.flagged_channels(values, self.layout.channel_epsilon)
