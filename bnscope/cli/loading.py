@@ -35,7 +35,10 @@ def import_modules(modules: Sequence[str]) -> None:
     Raises:
         BnscopeError: if one cannot be imported.
     """
+    from bnscope.backend import import_keras_quietly
+
     if modules:
+        import_keras_quietly()  # which the modules would import with TensorFlow's notes
         sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
     for module in modules:
         try:
