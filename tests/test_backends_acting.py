@@ -469,6 +469,41 @@ def test_frozen_layers_keep_their_statistics(rng, randomized):
     ]
 
 
+class Idle(keras.Model):
+    """Has a BN layer that it does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = layers.BatchNormalization(name="used")
+        self.idle = layers.BatchNormalization(name="idle")
+        self.idle.build((None, 5))
+        self.head = layers.Dense(1)
+
+    def call(self, inputs, training=None):
+        return self.head(self.used(inputs, training=training))
+
+
+def test_a_layer_that_could_not_be_recalibrated_stays_cold(rng, capsys):
+    x, y = data(rng)
+    model = Idle()
+    model.compile("sgd", "mse", **quick())
+    guard, monitor = BatchNormGuard("BN503"), BatchNormMonitor()
+    callbacks = [monitor, BatchNormRecalibrate(x), guard]
+    fit(model, x, y, callbacks, validation_data=(x[:BATCH], y[:BATCH]))
+    assert "1 BN layer recalibrated on 96 samples" in capsys.readouterr().out
+    assert monitor.history.marks[0]["layers"] == ["used"]
+    assert [(alert.layer, alert.others) for alert in guard.alerts] == [("idle", 0)]
+
+
+def test_two_recalibrations_in_one_fit(rng):
+    x, y = data(rng)
+    guard = BatchNormGuard("BN503")
+    recalibrations = [BatchNormRecalibrate(x), BatchNormRecalibrate(x, when="train_end")]
+    validation = {"validation_data": (x[:BATCH], y[:BATCH])}
+    fit(tiny(), x, y, [guard, *recalibrations], **validation)
+    assert guard.alerts == []
+
+
 @on_others
 def test_freeze_keeps_what_recalibration_found(rng, capsys):
     x, y = data(rng)
@@ -684,6 +719,21 @@ def test_each_fit_says_once_that_it_restores(rng, capsys):
         assert out.count("restored to the last finite values") == 1
         assert "BN was restored at 2 readings, the last at step" in out
     assert guard.restored == [2, 4, STEPS + 2, STEPS + 4]
+
+
+def test_each_model_is_new_to_the_guard(rng, randomized):
+    x, y = data(rng)
+    guard = BatchNormGuard("BN503")
+    # Cold after 6 steps but not after 12; then models that come with statistics.
+    models = [
+        make(momentum=0.7),
+        make(momentum=0.7),
+        randomized(make()),
+        randomized(tiny()),
+    ]
+    for model in models:
+        fit(model, x, y, [guard], validation_data=(x[:BATCH], y[:BATCH]))
+    assert [alert.step for alert in guard.alerts] == [STEPS, 2 * STEPS]
 
 
 def test_what_is_written_behind_the_last_step_stays(rng):

@@ -22,6 +22,7 @@ from bnscope.diagnosis.evidence import Evidence
 from bnscope.diagnosis.probe import Mode, Probe
 from bnscope.diagnosis.result import LayerDiagnosis
 from bnscope.diagnosis.samples import Sampling, read_samples
+from bnscope.diagnosis.scoring import Apart
 from bnscope.diagnosis.statistics import Flow, divergences, noise, remainder, unlikeness
 from bnscope.errors import BnscopeError, UnsupportedModelError
 
@@ -250,6 +251,40 @@ def test_without_targets_or_a_loss_the_outputs_are_compared():
     assert "not compiled" in bnscope.diagnose(twin, x, y).notes[0]
     found = bnscope.diagnose(twin, x, y, loss=model.loss)
     assert found.losses["training"]["inference"].keys() == {"loss"}
+
+
+def test_outputs_whose_size_differs_between_batches(rng):
+    inputs = keras.Input((None, 3))
+    x = layers.BatchNormalization()(layers.Dense(4)(inputs))
+    model = keras.Model(inputs, layers.Dense(1)(x))
+    model.compile("adam", "mse")
+
+    class Padded(keras.utils.PyDataset):
+        def __len__(self):
+            return len(batches)
+
+        def __getitem__(self, index):
+            return batches[index]
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype("float32")
+
+    batches = [(draw(n, t, 3), draw(n, t, 1)) for n, t in [(9, 5), (16, 4), (7, 5)]]
+    found = bnscope.diagnose(model, Padded())
+    expected = model.evaluate(Padded(), verbose=0)
+    assert found.losses["training"]["inference"]["loss"] == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_outputs_of_several_shapes_lie_apart_by_one_number(rng):
+    apart = Apart()
+    pairs = [(rng.normal(size=shape), rng.normal(size=shape)) for shape in [(6, 4), (5, 3)]]
+    for one, other in pairs:
+        apart.add(one, other)
+    squares = sum(np.sum((one - other) ** 2) for one, other in pairs)
+    spread = sum(np.sum((other - other.mean(0)) ** 2) for _, other in pairs)
+    assert apart.value == pytest.approx(np.sqrt(squares / spread))
 
 
 def test_several_inputs_and_outputs_and_a_fixed_batch_size(rng):
@@ -588,6 +623,7 @@ def test_errors_are_clear_and_nothing_is_changed():
             {"validation_data": (x, np.zeros((70, 7)))},
             "The loss cannot be computed",
         ),
+        ((x, y), {"validation_data": (x, y, np.ones(9))}, "cardinality"),
         ((x[:1], y[:1]), {}, "x holds 1 sample, and"),
         ((x, y), {"validation_data": (x[:2], y[:2])}, "validation_data holds 2 samples"),
         ((None,), {}, "There are no data"),

@@ -68,6 +68,32 @@ class Subclassed(keras.Model):
         return self.head(self.norm(keras.ops.relu(x), training=training))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Handed(layers.Layer):
+    """Calls a layer that somebody else has too."""
+
+    def __init__(self, norm, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm
+
+    def call(self, inputs, training=None):
+        return self.norm(inputs, training=training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwoParents(keras.Model):
+    """A BN layer that it has itself, and a block of it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = Seen()
+        self.block = Handed(self.norm)
+        self.head = layers.Dense(2)
+
+    def call(self, inputs, training=None):
+        return self.head(self.block(inputs, training=training))
+
+
 def convolutions():
     inputs = keras.Input((8, 8, 3))
     x = layers.GaussianNoise(0.5)(inputs)
@@ -227,6 +253,36 @@ def test_every_layer_gets_the_statistics_of_its_input_when_all_before_use_theirs
     assert any("passes over the data" in text for text in told) == (
         limit is not None or name in {"custom_layers", "subclassed"}
     )
+
+
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_a_layer_of_two_parents_is_recalibrated_once(method, rng):
+    model, data = TwoParents(), rng.normal(2.0, 3.0, (32, 5)).astype("float32")
+    model(data)
+    (row,) = recalibration(model, data, method=method, inplace=True).layers
+    assert_same([(row.mean, row.variance)], [(data.mean(0), data.var(0))])
+    assert bnscope.diagnose(model, data).layers[0].worst_shift < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"method": "batch"}, {"memory_limit": 65_000}])
+def test_batches_of_another_size_in_the_middle(options, rng):
+    model = made(convolutions, rng)
+    data = data_for(model, rng, 81)
+    batches = ((data[start:end],) for start, end in [(0, 32), (32, 49), (49, 81)])
+    told = []
+    found = recalibration(model, batches, tell=told.append, **options)
+    assert len(told) == ("memory_limit" in options)  # computed again for each level
+    first, expected = found.layers[0], recalibration(model, data).layers[0]
+    assert_same([(first.mean, first.variance)], [(expected.mean, expected.variance)])
+
+
+def test_a_model_that_gives_nan_for_some_samples_is_copied(rng):
+    inputs = keras.Input((4,))
+    x = layers.BatchNormalization()(inputs)
+    model = keras.Model(inputs, keras.ops.log(x))
+    data = data_for(model, rng)
+    mean, variance = statistics_of(norms_of(bnscope.recalibrate(model, data))[0])
+    assert_same([(mean, variance)], [(data.mean(0), data.var(0))])
 
 
 def test_time_steps_count_as_samples(rng):
@@ -424,6 +480,7 @@ def test_errors_are_clear_and_nothing_is_changed(rng):
         (data[:, :, :, :2], {}, "does not run on the data"),
         (data[:0], {}, "no sample"),
         ("text", {}, "cannot be read"),
+        ({}, {}, "There are no data"),
         (data, {"method": "precise"}, "no method"),
         (data, {"batch_size": 0}, "batch_size must be"),
     ]
@@ -493,6 +550,24 @@ def test_the_command_writes_a_model_that_trains_on(saved, tmp_path, run_cli):
     assert (result["samples"], result["passes"], len(result["layers"])) == (32, 3, 3)
 
 
+def test_the_command_takes_inputs_by_name_and_leaves_the_rest(tmp_path, run_cli, rng):
+    model = made(shared_on_one_level, rng)
+    model.save(tmp_path / "model.keras")
+    data = data_for(model, rng)
+    others = {
+        "one_val": data["one"][:9],
+        "other_val": data["other"][:9],
+        "target": data["one"],
+    }
+    np.savez(tmp_path / "data.npz", **data, **others)
+    out = tmp_path / "out.keras"
+    given = "--data", tmp_path / "data.npz", "-o", out
+    code, _, errors = run_cli("recalibrate", tmp_path / "model.keras", *given)
+    assert (code, errors) == (0, "")
+    found, expected = keras.models.load_model(out), bnscope.recalibrate(model, data)
+    assert_same(*([statistics_of(n) for n in norms_of(m)] for m in (found, expected)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -501,6 +576,10 @@ def test_the_command_writes_a_model_that_trains_on(saved, tmp_path, run_cli):
         (["-o", "out.keras", "--data", "no.npz"], "does not exist"),
         (["-o", "out.keras", "--data", "model.keras"], "cannot be read as .npz"),
         (["-o", "out.keras", "--data", "wide.npz"], "does not run on the data"),
+        (
+            ["-o", "out.keras", "--data", "y.npz"],
+            "y.npz holds y, but no input of the model",
+        ),
         (
             ["-o", "out.keras", "--data", "data.npz", "--batch-size", "0"],
             "batch_size must be",
@@ -513,6 +592,7 @@ def test_errors_of_the_command_are_one_line_and_write_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     np.savez("wide.npz", x=np.zeros((4, 8, 8, 5), "float32"))
+    np.savez("y.npz", y=np.zeros(4))
     code, out, errors = run_cli("recalibrate", "model.keras", *arguments)
     assert (code, out) == (2, "")
     assert text in errors

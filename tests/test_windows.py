@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,6 +80,15 @@ def noisy(rng, mean, variance, values):
 
 def population(rng, channels=48):
     return rng.normal(0, 3, channels), np.exp(rng.normal(0, 1.5, channels))
+
+
+def test_a_momentum_above_1_disturbs_no_other_layer():
+    plain = Simulation()
+    momentum, statuses = (1.5, 0.9), (Status.MOMENTUM, Status.EXACT)
+    layout = replace(plain.layout, momentum=momentum, statuses=statuses)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(Watch(layout).reading(5000, plain.values)) == []
 
 
 @pytest.mark.parametrize("update_freq", [1, 10])

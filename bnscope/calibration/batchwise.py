@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnscope.calibration.compiling import Tensors, compiled, eager, loaded
+from bnscope.calibration.compiling import (
+    Tensors,
+    compiled,
+    eager,
+    loaded,
+    one_of_each_shape,
+)
 from bnscope.calibration.found import add_moments, add_seen
 from bnscope.calibration.hooks import Call, hooked
 from bnscope.calibration.moments import Centered, Moments, batch_moments
@@ -55,7 +61,8 @@ def recalibrate_batchwise(
         return moments
 
     in_part = any(step.inside for step in needed)
-    examples = [loaded(batches[0]), loaded(batches[-1])]
+    first, *others = one_of_each_shape(batches)
+    examples = [loaded(first), *others]
     function = eager(run) if in_part else compiled(run, model, examples)
     for batch in batches:
         for norm, moments in zip(norms, function(loaded(batch)), strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ def compiled(function: Function, model: Any, examples: Sequence[Tensors]) -> Fun
     Args:
         function: takes tensors, and returns nested lists of them. It reads variables.
         model: the model that these belong to; they may change between two calls.
-        examples: tensors that it will be called with.
+        examples: tensors that it will be called with, of each shape; of all but the first their
+            shapes suffice.
     """
     import keras
 
@@ -41,6 +42,14 @@ def compiled_if_possible(
     except Exception:  # noqa: BLE001  each backend raises its own
         return eager(function)
     return quick
+
+
+def one_of_each_shape(batches: Iterable[Tensors]) -> list[Tensors]:
+    """The batches that differ in shape from all before."""
+    found: dict[Any, Tensors] = {}
+    for batch in batches:
+        found.setdefault(tuple(tensor.shape for tensor in batch), batch)
+    return list(found.values())
 
 
 def eager(function: Function) -> Function:

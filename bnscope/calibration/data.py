@@ -59,18 +59,21 @@ def read_batches(
     return batches
 
 
-def make_adapter(x: Any, batch_size: int | None = None, y: Any = None) -> Any:
+def make_adapter(
+    x: Any, batch_size: int | None = None, y: Any = None, weights: Any = None
+) -> Any:
     """Keras's own adapter of whatever `fit` takes.
 
     Raises:
         BnscopeError: if `fit` does not take it.
     """
+    import keras
     from keras.src.trainers.data_adapters import get_data_adapter
 
-    if x is None:
+    if x is None or not keras.tree.flatten(x):
         raise BnscopeError("There are no data.", "Pass what `fit` takes as x.")
     try:
-        return get_data_adapter(x=x, y=y, batch_size=batch_size)
+        return get_data_adapter(x=x, y=y, sample_weight=weights, batch_size=batch_size)
     except (ValueError, TypeError, IndexError) as error:
         raise BnscopeError(
             f"The data cannot be read: {first_line(error)}.",

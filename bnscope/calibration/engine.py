@@ -16,7 +16,7 @@ from bnscope.calibration.batchwise import recalibrate_batchwise
 from bnscope.calibration.data import default_limit, read_batches
 from bnscope.calibration.result import LayerStatistics, Recalibration
 from bnscope.calibration.steps import read_steps
-from bnscope.calibration.target import Target
+from bnscope.calibration.target import FROZEN, Target
 from bnscope.calibration.wavefront import Wavefront
 from bnscope.errors import BnscopeError, UnsupportedModelError, first_line
 from bnscope.graph import live
@@ -29,7 +29,6 @@ APPROXIMATE = (
     "approximate: while each layer was measured, the layers before it normalized with the "
     "statistics of single batches (the method exact has them use the new ones)"
 )
-KEPT = "frozen: kept as it was"
 _GIB = 2**30
 _MOST_NAMES = 3
 # Of the scale of the outputs: a copy that lacks something is off by far more.
@@ -148,7 +147,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and some for command
         raise _not_copied(model, "the copy computes something else")
     otherwise = APPROXIMATE if method == "batch" else None
     reasons = {
-        path: KEPT if path in keep else target.reason(norm) or otherwise
+        path: FROZEN if path in keep else target.reason(norm) or otherwise
         for path, norm in norms.items()
     }
     layers = tuple(
@@ -337,10 +336,15 @@ def _alike(expected: Sequence[Array] | None, actual: Sequence[Array]) -> bool:
     return expected is not None and all(
         one.shape == other.shape
         and np.allclose(
-            one, other, rtol=0.0, atol=_COPY_TOLERANCE * max(np.max(np.abs(one)), 1e-30)
+            one, other, rtol=0.0, atol=_COPY_TOLERANCE * _scale(one), equal_nan=True
         )
         for one, other in zip(expected, actual, strict=True)
     )
+
+
+def _scale(values: Array) -> float:
+    """The largest finite absolute value."""
+    return float(np.max(np.abs(values), where=np.isfinite(values), initial=1e-30))
 
 
 def _notes(reasons: Mapping[str, str | None]) -> Iterator[str]:

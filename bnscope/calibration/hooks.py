@@ -33,7 +33,7 @@ class Call:
 @contextmanager
 def hooked(norms: Iterable[Any], answer: Callable[[Call], Any]) -> Iterator[None]:
     """Lets a function answer every call of BN layers, wherever they stand in a model."""
-    layers = list(norms)
+    layers = list({id(norm): norm for norm in norms}.values())
     earlier = [vars(norm).get("call") for norm in layers]  # another hook, around this one
     for norm in layers:
         # Past Keras's __setattr__, which tracks what is set.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bnscope.bn import Array
+from bnscope.calibration.target import KEPT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,11 @@ class LayerStatistics:
     old_variance: Array
     epsilon: float
     reason: str | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the statistics are still those of before."""
+        return self.reason in KEPT
 
     @property
     def shift(self) -> float:

@@ -208,7 +208,9 @@ class _Reader:
 
         if not isinstance(operation, keras.Layer):
             return ()
-        return tuple(x for x in all_layers(operation) if id(x) in self.norms)
+        # A layer may be reached through several parents.
+        inside = {id(x): x for x in all_layers(operation) if id(x) in self.norms}
+        return tuple(inside.values())
 
 
 def _opened(operation: Any) -> Any:

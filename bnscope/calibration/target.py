@@ -20,6 +20,8 @@ HIDDEN = (
     "called inside a loop of the backend, where nothing can be measured: kept as it was"
 )
 UNSEEN = "not called, or on no unmasked value: kept as it was"
+FROZEN = "frozen: kept as it was"
+KEPT = frozenset({HIDDEN, UNSEEN, FROZEN})
 
 
 class Target:

@@ -19,6 +19,7 @@ from bnscope.calibration.compiling import (
     eager,
     kept,
     loaded,
+    one_of_each_shape,
     size_of,
 )
 from bnscope.calibration.found import add_moments, add_seen
@@ -68,7 +69,7 @@ class Wavefront:
         """
         held = [self.start(batch) for batch in self.batches] if hold else None
         for index, stage in enumerate(self.stages):
-            states = held or [self.state(batch, index) for batch in self.extremes()]
+            states = held or list(self.examples(index))
             self.functions.append(self.function(stage, states))
             self.target.set(self.advance(stage, index, held))
             if stage.inside:
@@ -104,9 +105,15 @@ class Wavefront:
         """The input as it stands before the first stage."""
         return loaded([batch[slot] for slot in self.stages[0].given])
 
-    def extremes(self) -> list[Leaves]:
-        """The first and the last batch, whose sizes may differ."""
-        return [self.batches[0], self.batches[-1]]
+    def examples(self, index: int) -> Iterator[Tensors]:
+        """What stands before a stage for a batch of each shape; of all but one its shapes only."""
+        import keras
+
+        first, *others = one_of_each_shape(self.batches)
+        yield self.state(first, index)
+        for batch in others:
+            state = self.state(batch, index)
+            yield [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in state]
 
     def function(self, stage: Stage, examples: Sequence[Tensors]) -> Function:
         """What a stage does with one batch."""

@@ -42,7 +42,8 @@ class Board:
         alerts: tells each alert once, whichever callback raised it.
         marks: tells what a callback did to the model. Whatever was read before is out of date.
         frozen: paths of the layers that `BatchNormFreeze` has frozen.
-        recalibrates: whether validations run on statistics computed just before them.
+        recalibrates: whether the statistics are recalibrated before the first validation, which
+            is still to come.
     """
 
     def __init__(self) -> None:

@@ -104,7 +104,8 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         """Finds the BN layers; by now other callbacks have restored their checkpoints."""
         del epoch, logs
         if not self._begun:
-            self._updates.begin(self._model)
+            if self._updates.begin(self._model):
+                self._paths = ()
             self._begin()
 
     @ends_nothing
@@ -165,7 +166,7 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
             self._restorer.look(values)
         if self._paths != layout.paths:
             self._paths = layout.paths
-            self._warm = frozenset() if self._step else warm(layout, values)
+            self._warm = frozenset() if self._updates.in_fit else warm(layout, values)
         self._watch.begin(layout, self._step, values, graph=reader.graph, warm=self._warm)
         self._board = board_for(self._model, self.params)
         self._board.alerts.connect(self._heard)
@@ -180,14 +181,16 @@ class BatchNormGuard(keras.callbacks.Callback):  # type: ignore[misc]
         if self._looked != self._updates.in_fit:
             self._looked = self._updates.in_fit
             values = self._reader.read(self._looked)
-            self._announce(self._watch.reading(self._step, values))
+            trained = self._updates.of_model
+            self._announce(self._watch.reading(self._step, values, trained=trained))
             if self._restorer is not None and self._restorer.look(values).any():
                 self._restore(self._restorer, values)
 
     def _look_at_validation(self) -> None:
         """Tells of cold statistics, unless they are recalibrated first."""
         if self._watch is not None and not self._board.recalibrates:
-            self._announce(self._watch.validation(self._step, self._step, self._warm))
+            trained = self._updates.of_model
+            self._announce(self._watch.validation(self._step, trained, self._warm))
 
     def _announce(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bnscope.bn import Array
+from bnscope.statistics import channels
 from bnscope.watching.alerts import Alert, Watch
 
 
@@ -44,6 +45,7 @@ class Observer:
         self._flags = flags
         self._averages = _uses_average(model)
         self._held: Array | None = None
+        self._first: Array | None = None  # as a layer was first seen frozen
 
     def batches(self, step: int, count: int) -> Iterator[Alert]:
         """So many more batches were trained on: BN405, BN408 of the first ones."""
@@ -55,9 +57,24 @@ class Observer:
         """A step is logged: BN409."""
         now = [bool(layer.trainable) for layer in self._layers]
         compiled = self._flags.of(self._model, self._layers)
+        if now != compiled and self._flags.guessed:
+            compiled = self._shown(compiled, now)
         # Keras collects the weights of all layers anew, which takes longer than the rest.
         if now == compiled or self._model.trainable_weights:
             yield from self._watch.flags(step, now, compiled)
+
+    def _shown(self, compiled: Sequence[bool], now: Sequence[bool]) -> list[bool]:
+        """The flags, where a layer that is frozen now counts as trained once it has moved."""
+        values = self._read()
+        first = self._first = values if self._first is None else self._first
+        moved = channels.moved(
+            self._watch.layout, channels.Window(first[2:4], values[2:4], 1)
+        )
+        flags = zip(compiled, now, moved, strict=True)
+        return [
+            flag and (is_trained or bool(has_moved))
+            for flag, is_trained, has_moved in flags
+        ]
 
     def batches_end(self, step: int) -> Iterator[Alert]:
         """The last batch of an epoch is done: BN504."""
@@ -147,9 +164,14 @@ class CompiledFlags:
     Keras takes them up when it first runs the train function, which `compile` throws away. JAX
     and torch also need them to be those with which the optimizer was built. Kept over several
     `fit`s.
+
+    Attributes:
+        guessed: whether they are those of the optimizer where the training need not have them:
+            on TensorFlow, where a model out of a file has an optimizer before its first `fit`.
     """
 
     def __init__(self) -> None:
+        self.guessed = False
         self._function: Any = None
         self._is_new = True
         self._flags: list[bool] = []
@@ -167,6 +189,7 @@ class CompiledFlags:
         if function is not self._function or len(layers) != len(self._flags):
             self._function = function
             takes_up = self._is_new and name == "tensorflow"
+            self.guessed = not takes_up and name == "tensorflow"
             known = set() if takes_up else _optimized(model)
             self._flags = [_flag(layer, known) for layer in layers]
         if name != "torch":

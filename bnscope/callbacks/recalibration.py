@@ -94,7 +94,7 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
         self._done = self._failed = 0
         self._said = set()
         self._board = board_for(self._model, self.params)
-        self._board.recalibrates = self.when == BEFORE_VALIDATION
+        self._board.recalibrates |= self.when == BEFORE_VALIDATION
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Recalibrates, if `fit` starts a validation."""
@@ -132,8 +132,7 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
     def _recalibrate(self) -> None:
         norms = live.batch_norms(self.model)
         frozen = self._board.frozen | {p for p, norm in norms.items() if not norm.trainable}
-        layers = tuple(path for path in norms if path not in frozen)
-        if not layers:
+        if frozen >= norms.keys():
             self._done += 1
             self._say_once(
                 "there is no BN layer to recalibrate: the model has none that is not frozen"
@@ -152,7 +151,7 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
                 tell=self._say_once,
             )
         self._done += 1
-        self._tell(self.last, layers)
+        self._tell(self.last)
 
     def _samples(self) -> Any:
         """The data; those that can be read only once as they were then."""
@@ -163,7 +162,8 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
             self._batches = read_batches(self.data, self.batch_size, self.steps, limit)
         return ((batch,) for batch in self._batches)
 
-    def _tell(self, done: Recalibration, layers: tuple[str, ...]) -> None:
+    def _tell(self, done: Recalibration) -> None:
+        layers = tuple(row.layer for row in done.layers if not row.is_kept)
         text = f"{plural(len(layers), 'BN layer')} recalibrated on {done.samples} samples"
         often = ", as before each validation" if self.when == BEFORE_VALIDATION else ""
         if self._done == 1:
@@ -171,6 +171,7 @@ class BatchNormRecalibrate(keras.callbacks.Callback):  # type: ignore[misc]
         for note in done.notes:
             self._say_once(note)
         self._board.marks.tell(Mark(Act.RECALIBRATE, layers, text))
+        self._board.recalibrates = False  # from here on the mark says which layers are warm
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from bnscope.backend import running_values
 
@@ -13,6 +14,7 @@ class UpdateCounter:
 
     Attributes:
         total: updates so far.
+        began: how many they were when the training of this model began.
         in_fit: updates since this `fit` began.
         steps_per_call: updates between two calls of the batch callbacks, at most.
         counting: whether the number of updates is "exact" or "approximate".
@@ -20,19 +22,32 @@ class UpdateCounter:
 
     def __init__(self) -> None:
         self.total = 0
+        self.began = 0
         self.in_fit = 0
         self.steps_per_call = 1
         self.counting = "exact"
+        self._model: ref[Any] | None = None
         self._count = 0
         self._scaled = False
         self._read: Callable[[], int] = lambda: 0
 
-    def begin(self, model: Any) -> None:
+    @property
+    def of_model(self) -> int:
+        """Updates since the training of this model began."""
+        return self.total - self.began
+
+    def begin(self, model: Any) -> bool:
         """Looks at the model as `fit` begins.
 
         Args:
             model: the model, not synchronized (a callback's `_model`).
+
+        Returns:
+            Whether it is another one than in the last `fit`, or this is the first.
         """
+        is_new = self._model is None or self._model() is not model
+        if is_new:
+            self._model, self.began = ref(model), self.total
         self.steps_per_call = int(getattr(model, "steps_per_execution", 1) or 1)
         self._scaled = hasattr(getattr(model, "optimizer", None), "inner_optimizer")
         several = self.steps_per_call != 1
@@ -40,6 +55,7 @@ class UpdateCounter:
         self._read = _optimizer_counter(model)
         self._count = self._read()
         self.in_fit = 0
+        return is_new
 
     def resume(self, epoch: int, steps: int | None, last: int) -> None:
         """Goes on where another process, or another callback, left off.

@@ -15,11 +15,19 @@ from bnscope.cli.common import (
     note,
     print_json,
 )
-from bnscope.cli.loading import add_loading, import_modules, read_arrays, working
+from bnscope.cli.loading import (
+    add_loading,
+    find_by_name,
+    find_inputs,
+    import_modules,
+    need_inputs,
+    read_arrays,
+    working,
+)
 from bnscope.errors import BnscopeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     from bnscope.diagnosis import Diagnosis
@@ -93,13 +101,8 @@ def _diagnosed(
 ) -> Diagnosis:
     from bnscope.diagnosis import diagnose
 
-    x, y = _inputs(model, arrays, ""), _targets(model, arrays, "")
-    if x is None:
-        raise BnscopeError(
-            f"{options.data} holds {', '.join(arrays) or 'nothing'}, but no input of the model.",
-            f"Write it with numpy.savez: {', or '.join(['x', *_names(model.inputs)])}.",
-        )
-    others = _inputs(model, arrays, _VALIDATION), _targets(model, arrays, _VALIDATION)
+    x, y = need_inputs(model, arrays, options.data), _targets(model, arrays, "")
+    others = find_inputs(model, arrays, _VALIDATION), _targets(model, arrays, _VALIDATION)
     return diagnose(
         model,
         x,
@@ -112,46 +115,8 @@ def _diagnosed(
     )
 
 
-def _inputs(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
-    """The samples: the array `x`, or one for each input by its name."""
-    if f"x{suffix}" in arrays:
-        return arrays[f"x{suffix}"]
-    return _by_name(*_structure(model, "input"), arrays, suffix)
-
-
 def _targets(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
     """The targets: the array `y`, or one for each output by its name."""
     if f"y{suffix}" in arrays:
         return arrays[f"y{suffix}"]
-    return _by_name(*_structure(model, "output"), arrays, suffix)
-
-
-def _structure(model: Any, which: str) -> tuple[Any, list[str]]:
-    """How a model has its inputs or outputs, and their names; none if it does not say."""
-    import keras
-
-    tensors = getattr(model, f"{which}s", None) or []
-    if not tensors:
-        return None, []
-    if isinstance(model, keras.Sequential):  # one of each, without a call of its own
-        return tensors[0], [model.layers[-1].name] if which == "output" else _names(tensors)
-    names = list(model.output_names) if which == "output" else _names(tensors)
-    return getattr(model, which), names
-
-
-def _by_name(
-    structure: Any, names: Sequence[str], arrays: Mapping[str, Any], suffix: str
-) -> Any:
-    """Arrays by name in the structure in which the model has them; None if one is missing."""
-    if isinstance(structure, dict):
-        names = list(structure)
-    found = [arrays.get(f"{name}{suffix}") for name in names]
-    if not found or any(array is None for array in found):
-        return None
-    if isinstance(structure, dict):
-        return dict(zip(names, found, strict=True))
-    return found if isinstance(structure, (list, tuple)) else found[0]
-
-
-def _names(tensors: Sequence[Any] | None) -> list[str]:
-    return [str(tensor.name) for tensor in tensors or ()]
+    return find_by_name(model, "output", arrays, suffix)

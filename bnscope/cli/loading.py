@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,10 @@ def import_modules(modules: Sequence[str]) -> None:
     Raises:
         BnscopeError: if one cannot be imported.
     """
+    from bnscope.backend import import_keras_quietly
+
     if modules:
+        import_keras_quietly()  # which the modules would import with TensorFlow's notes
         sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
     for module in modules:
         try:
@@ -82,6 +85,67 @@ def read_arrays(path: str) -> dict[str, Any]:
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise unreadable  # another zip archive
     return arrays
+
+
+def need_inputs(model: Any, arrays: Mapping[str, Any], path: str) -> Any:
+    """As `find_inputs`, of the file that the arrays are from.
+
+    Raises:
+        BnscopeError: if they are not there.
+    """
+    found = find_inputs(model, arrays)
+    if found is None:
+        names = ", ".join(_structure(model, "input")[1])
+        raise BnscopeError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}, but no input of the model.",
+            f"Write it with numpy.savez: x{names and f', or {names}'}.",
+        )
+    return found
+
+
+def find_inputs(model: Any, arrays: Mapping[str, Any], suffix: str = "") -> Any:
+    """The samples: the array `x`, or one for each input by its name; None if one is missing."""
+    if f"x{suffix}" in arrays:
+        return arrays[f"x{suffix}"]
+    return find_by_name(model, "input", arrays, suffix)
+
+
+def find_by_name(
+    model: Any, which: str, arrays: Mapping[str, Any], suffix: str = ""
+) -> Any:
+    """Arrays by the names of a model's inputs or outputs, in their structure.
+
+    Args:
+        model: a built `keras.Model`.
+        which: `"input"` or `"output"`.
+        arrays: the arrays by name.
+        suffix: stands behind the names.
+
+    Returns:
+        None if one is missing, or the model does not say its inputs or outputs.
+    """
+    structure, names = _structure(model, which)
+    if isinstance(structure, dict):
+        names = list(structure)
+    found = [arrays.get(f"{name}{suffix}") for name in names]
+    if not found or any(array is None for array in found):
+        return None
+    if isinstance(structure, dict):
+        return dict(zip(names, found, strict=True))
+    return found if isinstance(structure, (list, tuple)) else found[0]
+
+
+def _structure(model: Any, which: str) -> tuple[Any, list[str]]:
+    """How a model has its inputs or outputs, and their names; none if it does not say."""
+    import keras
+
+    tensors = getattr(model, f"{which}s", None) or []
+    if not tensors:
+        return None, []
+    names = [str(tensor.name) for tensor in tensors]
+    if isinstance(model, keras.Sequential):  # one of each, without a call of its own
+        return tensors[0], [model.layers[-1].name] if which == "output" else names
+    return getattr(model, which), list(model.output_names) if which == "output" else names
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from bnscope.cli.common import (
     print_json,
     say,
 )
-from bnscope.cli.loading import add_loading, import_modules, read_data, working
+from bnscope.cli.loading import (
+    add_loading,
+    import_modules,
+    need_inputs,
+    read_arrays,
+    working,
+)
 from bnscope.errors import BnscopeError
 from bnscope.rules.base import plural
 
@@ -80,11 +86,11 @@ def run(options: argparse.Namespace) -> int:
     from bnscope.rewriting import files
 
     output = files.check_output(options.output, overwrite=options.overwrite)
-    data = _inputs(read_data(options.data))
+    arrays = read_arrays(options.data)
     import_modules(options.modules)
     with working(f"Loading {options.path} ..."):
         model, complaints = files.load_compiled(options.path)
-    result = _recalibrated(model, data, options)
+    result = _recalibrated(model, _inputs(model, arrays, options.data), options)
     files.save(result.model, output, overwrite=options.overwrite)
     if options.output_format == "json":
         whole = {**result.to_dict(), "notes": [*complaints, *result.notes]}
@@ -97,16 +103,15 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_CLEAN
 
 
-def _inputs(data: Any) -> Any:
-    """The samples; of arrays by name those that are inputs."""
-    if not isinstance(data, dict):
-        return data
-    return {name: array for name, array in data.items() if name not in _NO_INPUTS}
+def _inputs(model: Any, arrays: Mapping[str, Any], path: str) -> Any:
+    """The samples; for a model that does not say its inputs all arrays that may be such."""
+    named = {name: array for name, array in arrays.items() if name not in _NO_INPUTS}
+    if named and "x" not in arrays and not getattr(model, "inputs", None):
+        return named
+    return need_inputs(model, arrays, path)
 
 
-def _recalibrated(
-    model: Any, data: Any | Mapping[str, Any], options: argparse.Namespace
-) -> Recalibration:
+def _recalibrated(model: Any, data: Any, options: argparse.Namespace) -> Recalibration:
     from bnscope.calibration import recalibration
     from bnscope.progress import bar
 
@@ -147,7 +152,8 @@ def _print(result: Recalibration) -> None:
     console(sys.stdout).print(table(columns, rows))
     for text in result.notes:
         say(f"Not exact: {text}.")
+    done = sum(not layer.is_kept for layer in result.layers)
     say(
-        f"{plural(len(result.layers), 'BN layer')} recalibrated on "
+        f"{plural(done, 'BN layer')} recalibrated on "
         f"{plural(result.samples, 'sample')}; what is shown is the channel that changed most."
     )

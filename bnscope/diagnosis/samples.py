@@ -92,7 +92,7 @@ def read_samples(
     Raises:
         BnscopeError: if the data cannot be read, are too few or not finite.
     """
-    adapter = make_adapter(x, sampling.size, y)
+    adapter = make_adapter(x, sampling.size, y, weights)
     if holds_arrays(adapter):
         batches = list(_of_arrays((x, y, weights), sampling))
     else:

@@ -51,12 +51,18 @@ class Scorer:
         self._total, self._count = 0.0, 0
         self._waiting: list[tuple[Any, Any, Any]] = []
         self._waits = 0
+        self._shapes: list[tuple[int, ...]] = []
 
     def add(self, outputs: Any, batch: Batch) -> None:
         """Counts one batch in. Small batches are put together: each call costs milliseconds."""
         import keras
 
-        self._waiting.append((batch.targets, outputs, batch.weights))
+        given = batch.targets, outputs, batch.weights
+        shapes = [np.shape(array)[1:] for array in keras.tree.flatten(given)]
+        if shapes != self._shapes:
+            self._score()  # those of other shapes
+            self._shapes = shapes
+        self._waiting.append(given)
         self._waits += len(batch)
         size = sum(y.nbytes for y in keras.tree.flatten(outputs)) * len(self._waiting)
         if self._waits >= _SAMPLES or size >= _BYTES:
@@ -108,21 +114,24 @@ class Scorer:
 class Apart:
     """How far outputs lie from those of another mode, in standard deviations of the latter.
 
-    One number for all outputs: the root of the mean square, 0 if they are the same.
+    One number for all outputs: the root of the mean square, 0 if they are the same. Outputs of
+    batches that differ in more than the number of samples spread around the mean of their shape.
     """
 
     def __init__(self) -> None:
         self._squares: dict[int, float] = {}
-        self._moments: dict[int, list[Any]] = {}
+        self._moments: dict[tuple[int, tuple[int, ...]], list[Any]] = {}
 
     def add(self, outputs: Any, reference: Any) -> None:
         """Counts one batch in."""
         import keras
 
         pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(reference), strict=True)
-        for key, (one, other) in enumerate(pairs):
+        for place, (one, other) in enumerate(pairs):
             a, b = (np.asarray(y, np.float64) for y in (one, other))
-            self._squares[key] = self._squares.get(key, 0.0) + float(np.sum((a - b) ** 2))
+            distance = float(np.sum((a - b) ** 2))
+            self._squares[place] = self._squares.get(place, 0.0) + distance
+            key = place, b.shape[1:]
             count, total, squares = self._moments.get(key, [0, 0.0, 0.0])
             self._moments[key] = [
                 count + len(b),
@@ -133,10 +142,10 @@ class Apart:
     @property
     def value(self) -> float:
         """The distance of all that was added; infinite if some of it is not finite."""
-        shares = []
-        for key, (count, total, squares) in self._moments.items():
-            spread = float(np.sum(squares - total * total / count))
-            shares.append(self._squares[key] / max(spread, 1e-30))
+        spreads = dict.fromkeys(self._squares, 0.0)
+        for (place, _), (count, total, squares) in self._moments.items():
+            spreads[place] += float(np.sum(squares - total * total / count))
+        shares = [self._squares[p] / max(spread, 1e-30) for p, spread in spreads.items()]
         found = float(np.sqrt(np.mean(shares)))
         return found if np.isfinite(found) else float("inf")
 

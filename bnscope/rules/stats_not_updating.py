@@ -29,7 +29,8 @@ class StatsNotUpdating(RunRule):
     ## When it is quiet
     Frozen layers, momentum 1, and layers that moved once since `fit` began: whatever stops them
     later (`BatchNormFreeze`, one batch over and over) is meant. For statistics of an earlier
-    training it is a warning: fine-tuning with `training=False` does that on purpose.
+    training it is a warning: fine-tuning with `training=False` does that on purpose. Beside
+    `BatchNormRecalibrate`, whose new statistics count as a change.
 
     ## References
     - <https://github.com/keras-team/keras/issues/20285>

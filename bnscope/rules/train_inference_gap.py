@@ -25,9 +25,9 @@ class TrainInferenceGap(WindowRule):
     From it everything is taken off that explains it without a fault: four standard errors of
     such an average, where the sampling error of one batch is told from the spread of the batch
     statistics over the window, and that of the moving average follows from it; the lag of the
-    moving average behind a drift, `m / (1 - m)` updates at the slope seen in the window and at
-    one standard error more; and the rounding error of the recovered batch statistics. A layer
-    is reported if of more than half of its channels more than 0.5 is left.
+    moving average behind a drift, `(1 - m^t) / (1 - m)` updates at step `t`, at the slope seen
+    in the window and at one standard error more; and the rounding error of the recovered batch
+    statistics. A layer is reported if of more than half of its channels more than 0.5 is left.
 
     ## Why is this bad
     Training normalizes each batch with its own statistics, inference with the moving ones.

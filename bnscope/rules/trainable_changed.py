@@ -11,7 +11,8 @@ class TrainableChanged(RunRule):
     ## What it does
     Compares the flag of each BN layer at every logged step with that with which the running
     training was made: in the first `fit` after `compile`, or as the optimizer has it where that
-    ends the training anyway (JAX, torch).
+    ends the training anyway (JAX, torch). Where that `fit` was not watched, the optimizer tells
+    on TensorFlow too, and of a layer that is frozen now also whether its statistics move.
 
     ## Why is this bad
     On TensorFlow the training goes on as it was compiled: a layer that is frozen now still

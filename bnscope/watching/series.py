@@ -82,7 +82,9 @@ class Series:
         """The share of the initial values in the moving ones, a channel each; None for none."""
         if not self._fresh.any():
             return None
-        shares = np.where(self._fresh, np.array(self.layout.momentum) ** trained, 0.0)
+        with np.errstate(over="ignore"):  # a momentum above 1, whose layer is not counted
+            left = np.array(self.layout.momentum) ** trained
+        shares = np.where(self._fresh, left, 0.0)
         if shares.max() < _NO_SHARE:
             return None
         return np.asarray(self.layout.spread(shares.astype(np.float32)))
