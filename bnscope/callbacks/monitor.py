@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import ref
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
 
@@ -101,8 +100,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._flags = CompiledFlags()
         self._columns: Any = slice(None)  # which channels of the reader's are tracked
         self._warm: frozenset[str] = frozenset()
-        self._known: Callable[[], Any] = lambda: None  # the model of the last `fit`
-        self._began = 0  # the step at which its training began
+        self._is_new_model = True  # and not that of the last `fit`
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
         # What the last reading shows, which is looked at while the next step runs.
         self._found: Future[_Found] | None = None
@@ -165,7 +163,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """Reads the model and writes what is known of it before the first step."""
         del logs
         if self._waiting:
-            self._updates.begin(self._model)
+            self._is_new_model = self._updates.begin(self._model)
             if self._recorder is None:
                 self._resume(epoch)
             if is_built(self.model):
@@ -218,8 +216,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._hear()
         if self._training and self._observer is not None and self._watch is not None:
             if not self._board.recalibrates:
-                updates = self._step - self._began
-                self._tell(self._watch.validation(self._step, updates, self._warm))
+                trained = self._updates.of_model
+                self._tell(self._watch.validation(self._step, trained, self._warm))
             self._tell(self._observer.batches_end(self._step))  # its count is reset next
             self._observer.hold()
 
@@ -273,10 +271,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._reader = reader
         earlier = self._recorder
         self._record(layout)
-        if self._recorder is not earlier or self._known() is not self._model:
-            self._began = 0 if earlier is None else self._step - self._updates.in_fit
+        if self._is_new_model or self._recorder is not earlier:
             self._warm = frozenset() if self._updates.in_fit else warm(layout, self._read())
-            self._known = ref(self._model)
         if self.raise_alerts:
             if self._watch is None:
                 self._watch = Watch(layout, self._alerts)
@@ -355,7 +351,13 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._tell(self._observer.logged(self._step))
         if self._watch is not None:
             self._found = self._background.add(
-                _look, self._watch, self._recorder, self._step, values, window, self._began
+                _look,
+                self._watch,
+                self._recorder,
+                self._step,
+                values,
+                window,
+                self._updates.of_model,
             )
         record = self._recorder.step
         self._background.add(record, self._step, values, window, warm=self._warm)
@@ -446,12 +448,12 @@ def _look(  # noqa: PLR0913, PLR0917
     step: int,
     values: Array,
     window: Window | None,
-    began: int,
+    trained: int,
 ) -> _Found:
     """The alerts that a reading raises, which are recorded; and what ended the search."""
     found: list[Alert] = []
     try:
-        for alert in watch.reading(step, values, window, trained=step - began):
+        for alert in watch.reading(step, values, window, trained=trained):
             found.append(alert)
             recorder.alert(replace(alert))  # a copy: its count goes on
     except Exception as error:  # noqa: BLE001
