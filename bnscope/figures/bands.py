@@ -77,8 +77,7 @@ def _traces(
 
 def _mark_epsilon(sheet: Sheet, run: Run, layer: str) -> None:
     """A line at epsilon: a variance far below it belongs to a dead channel."""
-    rows = run.starts[-1].get("layers", []) if run.starts else []
-    epsilon = next((row.get("epsilon") for row in rows if row.get("layer") == layer), None)
+    epsilon = run.row(layer).get("epsilon")
     if not isinstance(epsilon, (int, float)) or epsilon <= 0:
         return
     sheet.line(_VARIANCE, y=epsilon, dash="dash", width=1, color=_GREY)

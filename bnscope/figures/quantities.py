@@ -67,8 +67,7 @@ def across(run: Run, name: str, column: str) -> Array:
 
 def step_title(*runs: Run) -> str:
     """What the steps of some runs count."""
-    starts = [run.starts[-1] if run.starts else {} for run in runs]
-    counting = {(start.get("params") or {}).get("counting") for start in starts}
+    counting = {(run.start.get("params") or {}).get("counting") for run in runs}
     return "step (number in the checkpoint's name)" if counting == {"names"} else "step"
 
 
