@@ -9,7 +9,13 @@ import numpy as np
 
 from bnscope.events.run import Run
 from bnscope.figures import curves, labels, theme
-from bnscope.figures.quantities import QUANTITIES, position, step_title
+from bnscope.figures.quantities import (
+    OF_BATCHES,
+    QUANTITIES,
+    missing,
+    position,
+    step_title,
+)
 from bnscope.figures.sheet import Sheet
 
 # Title of each panel, and what is drawn in it: the later over the earlier.
@@ -58,7 +64,8 @@ def bands(run: Run, layer: str) -> Any:
         if log:
             sheet.log_axis(index, [trace["y"] for trace in drawn])
         if not drawn:
-            sheet.say_empty("mini-batch values could not be told", index)
+            names = {name for name, _ in statistics}
+            sheet.say_empty(missing(of_batches=names <= OF_BATCHES), index)
     _mark_epsilon(sheet, run, layer)
     _mark_steps(sheet, run, layer)
     sheet.label_steps(step_title(run))

@@ -53,6 +53,7 @@ COLUMN_TITLES: Mapping[str, str] = {
     "since_max": "largest since the last record",
     "since_nonfinite": "most not finite since the last record",
 }
+OF_BATCHES = frozenset({"batch_mean", "batch_variance", "distance"})
 COUNTS = frozenset({"nonfinite", "since_nonfinite"})
 
 
@@ -63,6 +64,11 @@ def across(run: Run, name: str, column: str) -> Array:
         ValueError: if there is no such quantity or column.
     """
     return run.across(name, column) if name in STATISTICS else run.field(name)
+
+
+def missing(*, of_batches: bool) -> str:
+    """Why nothing is drawn: mini-batch statistics can be untold, others are all not finite."""
+    return "mini-batch values could not be told" if of_batches else "no finite value"
 
 
 def step_title(*runs: Run) -> str:
