@@ -21,7 +21,7 @@ export function pageHeader(app) {
         {
           'data-view': name,
           'data-focus': title,
-          'aria-current': name === app.state.view ? 'page' : null,
+          'aria-current': name === app.view ? 'page' : null,
           onclick: () => app.go({view: name}),
         },
         title,

@@ -48,6 +48,11 @@ class App {
     host.onReload(() => this.reload());
   }
 
+  // The view that is shown; an address may name anything.
+  get view() {
+    return Object.hasOwn(VIEWS, this.state.view) ? this.state.view : 'overview';
+  }
+
   // The runs that are selected in TensorBoard.
   get runs() {
     return this.catalogue.runs.filter((run) => address.isSelected(run.name));
@@ -61,7 +66,7 @@ class App {
   // The runs that are compared, the chosen one among them: as many as there are colours.
   get compared() {
     const first = this.runs.slice(0, this.catalogue.most_runs);
-    return first.includes(this.run) ? first : [...first.slice(0, -1), this.run];
+    return !this.run || first.includes(this.run) ? first : [...first.slice(0, -1), this.run];
   }
 
   get leftOut() {
@@ -116,10 +121,9 @@ class App {
       this.refresh = async () => {};
       return;
     }
-    const view = Object.hasOwn(VIEWS, this.state.view) ? VIEWS[this.state.view] : overview;
-    const page = element('div', {class: 'page', 'data-page': this.state.view});
+    const page = element('div', {class: 'page', 'data-page': this.view});
     try {
-      const refresh = await view(this, page);
+      const refresh = await VIEWS[this.view](this, page);
       if (turn !== this.shown) return;
       this.fill(page);
       this.refresh = refresh ?? (async () => {});
