@@ -105,7 +105,10 @@ def test_a_report_is_one_file_with_all_that_the_tab_says(tmp_path, rng, capsys):
     text = output.read_text(encoding="utf-8")
     parts = Parts(text)
     shown = " ".join(parts.texts)
-    assert f"Batch Normalization is in trouble in 1 layer: {MARKUP} since step 4 (one)." in shown
+    assert (
+        f"Batch Normalization is in trouble in 1 layer: {MARKUP} since step 4 (one)."
+        in shown
+    )
     assert "BN304 collapsed-variance" in shown
     assert "a <i>bias</i>" in shown
     figures = [value for name, value in parts.data.items() if name != "themes"]
@@ -186,7 +189,9 @@ def test_the_worst_of_all_runs_stands_first_and_others_are_counted(tmp_path):
     output = tmp_path / "report.html"
     reporting.write({"one": one, "two": two}, output)
     shown = " ".join(Parts(output.read_text(encoding="utf-8")).texts)
-    said = "broken in 57 layers: l4 since step 10 (one), l2 since step 20 (two), and 55 more."
+    said = (
+        "broken in 57 layers: l4 since step 10 (one), l2 since step 20 (two), and 55 more."
+    )
     assert said in shown
     found = ("L4 at 10.", "L4 at 30.", "L2 at 20.", "L3 at 2.", "L1 at 1.")
     places = [shown.lower().index(text.lower()) for text in found]
@@ -228,7 +233,7 @@ def test_a_run_that_is_unreadable_is_told_and_left_out(tmp_path, rng, capsys, mo
     monkeypatch.setattr(schema, "VERSION", 2)
     write(tmp_path / "later", rng)
     monkeypatch.undo()
-    monkeypatch.setattr(schema, "describe", lambda layout: {"version": 1, "layers": 3})
+    monkeypatch.setattr(schema, "describe", lambda _: {"version": 1, "layers": 3})
     write(tmp_path / "odd", rng)
     monkeypatch.undo()
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0

@@ -311,7 +311,9 @@ def test_a_run_begun_anew_and_another_model_take_the_place_of_the_first(
     write(tmp_path / "other", rng, steps=6)
     write(tmp_path / "other", rng, make_layout(("z",), (3,)), steps=8)
     write(tmp_path / "alike", rng, steps=6)  # as many layers, and as many channels
-    write(tmp_path / "alike", rng, make_layout(("x", "y", "z"), (7, 4, 4)), steps=8, begin=4)
+    write(
+        tmp_path / "alike", rng, make_layout(("x", "y", "z"), (7, 4, 4)), steps=8, begin=4
+    )
     server = Server(tmp_path, fast)
     server.wait(lambda: len(server.names()) == 3)
     server.wait(lambda: server.json("health", run="again/bnscope").get("last") == 4)

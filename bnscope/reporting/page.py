@@ -268,7 +268,9 @@ def _model(run: Run, health: Health) -> Markup:
 
 
 def _known(value: Any) -> str:
-    return "?" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "?"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _inert(text: str) -> Markup:

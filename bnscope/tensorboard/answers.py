@@ -158,7 +158,9 @@ class _Asked:
         except ValueError:
             raise BnscopeError(f"{name} must be a whole number, got {value!r}.") from None
         if abs(number) > _LARGEST:
-            raise BnscopeError(f"{name} must be a number up to {_LARGEST}, got {value!r:.40}.")
+            raise BnscopeError(
+                f"{name} must be a number up to {_LARGEST}, got {value!r:.40}."
+            )
         return number
 
 
