@@ -255,6 +255,7 @@ def test_the_focus_stays_where_it_was(browser, server):
 
 
 def test_what_failed_once_is_asked_for_again(browser, server):
+    browser.driver.execute_cdp_cmd("Network.enable", {})
     browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/themes"]})
     try:
         browser.driver.get(f"{server.url}/#bnscope")

@@ -54,7 +54,8 @@ export function table(heads, rows, label) {
 }
 
 export function link(text, open, title) {
-  return element('button', {class: 'link', title, 'data-focus': `${title} ${text}`, onclick: open}, text);
+  const key = `${title} ${text}`;
+  return element('button', {class: 'link', title, 'data-focus': key, onclick: open}, text);
 }
 
 export function chip(severity, text = severity) {
