@@ -103,10 +103,11 @@ class Source:
                 f"The events of {name} do not say what they hold.",
                 "Another program may have written them.",
             )
+        axes = json.loads(content)
         starts, alive = self._starts(name)
-        # What stands beside the tags is what the directory's first model said.
-        axes = starts[-1].get("axes") if starts else None
-        describe(run, axes or json.loads(content))
+        if starts:  # what stands beside the tags is what the directory's first model said
+            axes = starts[-1].get("axes") or axes
+        describe(run, axes)
         run.starts.extend(starts)
         self._add_records(run, name, alive)
         self._add_channels(run, name, alive, 1)
