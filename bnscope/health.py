@@ -5,7 +5,7 @@ What stands in a run may have been written by another version, so nothing is tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class Trouble:
             found, or if values do not tell.
         value: the newest value that was seen; a number, or its name ("NaN").
         channels: the channels concerned, with the step at which each was named first.
+        others: how many more layers it was found in, which have no alerts of their own.
         message: what the newest alert says.
         advice: what to do.
     """
@@ -46,6 +47,7 @@ class Trouble:
     until: int | None
     value: float | str | None
     channels: tuple[tuple[int, int], ...]
+    others: int
     message: str
     advice: str
 
@@ -75,6 +77,7 @@ class Health:
 
     Args:
         verdict: the severity of the worst that lasts: `error`, `warning`, or `ok`.
+        affected: how many layers have what is as bad as the verdict, at least.
         model: the model's name.
         layers: how many BN layers are watched.
         channels: how many channels they have.
@@ -90,6 +93,7 @@ class Health:
     """
 
     verdict: str
+    affected: int
     model: str
     layers: int
     channels: int
@@ -113,14 +117,15 @@ def examine(run: Run) -> Health:
     Args:
         run: the run.
     """
-    start: Mapping[str, Any] = run.starts[-1] if run.starts else {}
+    start = run.start
     steps = run.steps
     troubles = _troubles(run)
-    lasting = [each.severity for each in troubles if each.until is None]
-    worst = min(lasting, key=_rank, default="ok")
+    lasting = [each for each in troubles if each.until is None]
+    worst = min((each.severity for each in lasting), key=_rank, default="ok")
     dead = run.field("dead_share")[-1] @ np.array(run.widths) if len(steps) else None
     return Health(
         verdict="ok" if worst == "info" else worst,
+        affected=_affected([each for each in lasting if each.severity == worst]),
         model=str(start.get("model") or ""),
         layers=len(run.layers),
         channels=sum(run.widths),
@@ -138,6 +143,14 @@ def examine(run: Run) -> Health:
     )
 
 
+def _affected(troubles: Sequence[Trouble]) -> int:
+    """In how many layers these were found; those of several codes may be the same ones."""
+    counts = {each.code: 0 for each in troubles}
+    for each in troubles:
+        counts[each.code] += 1 + each.others
+    return max(len({each.layer for each in troubles}), *counts.values(), 0)
+
+
 def _troubles(run: Run) -> tuple[Trouble, ...]:
     """The alerts by layer and code, the worst first."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -150,8 +163,7 @@ def _troubles(run: Run) -> tuple[Trouble, ...]:
         sorted(
             found,
             key=lambda each: (
-                each.until is not None,
-                _rank(each.severity),
+                *badness(each),
                 -len(each.channels) / widths.get(each.layer, 1),
                 each.since,
             ),
@@ -162,10 +174,7 @@ def _troubles(run: Run) -> tuple[Trouble, ...]:
 def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -> Trouble:
     channels: dict[int, int] = {}
     for alert in alerts:
-        named = alert.get("channels") or (
-            [alert["channel"]] if alert.get("channel") else []
-        )
-        for channel in named:
+        for channel in alert.get("channels") or ():
             channels.setdefault(int(channel), _step(alert))
     last = alerts[-1]
     newest, problems = _newest(run, code, layer, _step(last))
@@ -179,6 +188,7 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
         until=newest if problems == () else None,
         value=now.value if now else last.get("value"),
         channels=tuple(channels.items()),
+        others=sum(int(alert.get("others") or 0) for alert in alerts),
         message=_sentence(now.message) if now else str(last.get("message") or ""),
         advice=str(last.get("advice") or ""),
     )
@@ -203,7 +213,7 @@ def _newest(
     """
     rule = _rule(code)
     if isinstance(rule, ColdStatsAtValidation) and len(run.steps):
-        momentum, last = layer_row(run, layer).get("momentum"), int(run.steps[-1])
+        momentum, last = run.row(layer).get("momentum"), int(run.steps[-1])
         if not isinstance(momentum, (int, float)):
             return step, None
         found = rule.check_updates(momentum, last)
@@ -219,19 +229,12 @@ def _newest(
 
 def _state(run: Run, layer: str) -> BatchNormState | None:
     """The newest values of a layer; None if its momentum and epsilon are not known."""
-    row = layer_row(run, layer)
+    row = run.row(layer)
     momentum, epsilon = row.get("momentum"), row.get("epsilon")
     if not isinstance(momentum, (int, float)) or not isinstance(epsilon, (int, float)):
         return None
     values = {name: run.channels(layer, name)[-1] for name in VARIABLES}
     return BatchNormState(**values, momentum=momentum, epsilon=epsilon)
-
-
-def layer_row(run: Run, layer: str) -> Mapping[str, Any]:
-    """What `bnscope.inspect` said of a layer as training began; empty if it said nothing."""
-    rows = (run.starts[-1].get("layers") or ()) if run.starts else ()
-    found: Mapping[str, Any] = next((row for row in rows if row.get("layer") == layer), {})
-    return found
 
 
 def _untold(run: Run) -> dict[str, int]:
@@ -274,6 +277,11 @@ def _rule(code: str) -> Rule | None:
         return rules.find(code)
     except UnknownCodeError:
         return None
+
+
+def badness(trouble: Trouble) -> tuple[bool, int]:
+    """By what troubles of several runs are sorted, the worst first."""
+    return trouble.until is not None, _rank(trouble.severity)
 
 
 def _rank(severity: str) -> int:

@@ -195,7 +195,7 @@ def _read(source: str | os.PathLike[str]) -> Run:
             f"{path} holds {len(runs)} runs: {', '.join(list(runs)[:8])}.",
             "Give the directory of one of them.",
         )
-    return read(next(iter(runs.values()), path))
+    return read(next(iter(runs.values())), exact=True) if runs else read(path)
 
 
 def _track(source: Any) -> Run:

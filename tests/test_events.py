@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bnscope.errors import BnscopeError
-from bnscope.events import read, schema
+from bnscope.events import find, last_step, read, schema
+from bnscope.events.reader import run_names
 from bnscope.events.run import Record, Run
 from bnscope.events.writer import RunWriter
 from bnscope.statistics.channels import FIELDS, Window, channel_statistics, layer_fields
@@ -157,6 +158,39 @@ def test_a_later_version_and_an_empty_directory_are_refused(
     monkeypatch.undo()
     with pytest.raises(BnscopeError, match="version 2, and this bnscope reads up to 1"):
         read(tmp_path)
+
+
+def test_what_others_wrote_is_skipped_or_told(tmp_path, layout, rng):
+    write_run(tmp_path / "shapes", layout, rng, 2)
+    writer = RunWriter(tmp_path / "shapes", layout)
+    writer.record(3, np.zeros((1, 2)), np.zeros((3, len(FIELDS))), {})
+    writer.channels(3, np.zeros((4, 2)))
+    writer.close()
+    run = read(tmp_path / "shapes")
+    assert (list(run.steps), list(run.channel_steps)) == ([1, 2], [2])
+    for name, content in (("text", b"not ours"), ("list", b"[1]"), ("keys", b"{}")):
+        writer = RunWriter(tmp_path / name, layout)
+        writer._content = content
+        writer.start(0, {}, "")
+        writer.close()
+        with pytest.raises(BnscopeError, match=r"cannot be read|have version None"):
+            read(tmp_path / name)
+        assert last_step(tmp_path / name) is None
+
+
+def test_runs_are_called_by_their_directories_and_none_twice(tmp_path, layout, rng):
+    assert run_names(["bnscope", "old_bnscope", "x", "x/bnscope", "y/bnscope"]) == {
+        "bnscope": "bnscope",
+        "old_bnscope": "old_bnscope",
+        "x": "x",
+        "x/bnscope": "x/bnscope",
+        "y/bnscope": "y",
+    }
+    write_run(tmp_path, layout, rng, 3)
+    write_run(tmp_path / "bnscope", layout, rng, 2)
+    found = find(tmp_path)
+    counts = {name: len(read(path, exact=True).steps) for name, path in found.items()}
+    assert counts == {"bnscope": 3, "bnscope/bnscope": 2}
 
 
 def test_the_cadence_doubles_so_that_a_run_stays_bounded():

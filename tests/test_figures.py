@@ -10,7 +10,7 @@ import pytest
 from bnscope import figures, plots
 from bnscope.errors import BnscopeError
 from bnscope.events.run import Record, Run
-from bnscope.figures import labels, scales
+from bnscope.figures import labels, scales, theme
 from bnscope.figures.thinning import Bins
 from bnscope.health import examine
 from bnscope.statistics.channels import FIELDS
@@ -34,7 +34,7 @@ def run(rng):
         summary[:, positive] = np.sort(np.abs(summary[:, positive]) + 1e-3, -1)
         summary[..., 8] = summary[..., 11] = 0
         summary[..., 9], summary[..., 10] = summary[..., 0], summary[..., 6]
-        fields = np.zeros((3, len(FIELDS)))
+        fields = rng.random((3, len(FIELDS)))
         made.add(Record(step, summary.astype(np.float32), fields.astype(np.float32)))
         if step % 40 == 0:
             variables = rng.normal(size=(4, sum(WIDTHS))).astype(np.float32)
@@ -83,6 +83,68 @@ def test_values_that_are_not_finite_are_crossed(run):
     assert (list(crosses.x), list(crosses.y)) == ([80], [labels.text(LAYERS[2])])
     assert list(crosses.customdata) == [4]
     assert np.isnan(figure.data[0].z[2][7])
+
+
+@pytest.mark.parametrize("statistic", ["gamma", "beta", "moving_mean", "moving_variance"])
+def test_each_variable_has_its_own_crosses(run, statistic):
+    run._records[3].summary[1, STATISTICS.index(statistic), 11] = 2
+    for each in ("gamma", "beta", "moving_mean", "moving_variance"):
+        (crosses,) = traces(figures.layer_map(run, each), "scatter")
+        assert list(crosses.x) == ([40] if each == statistic else [])
+
+
+def test_what_was_never_finite_is_crossed_and_not_called_untold(run):
+    for record in run._records:
+        record.summary[:, MEAN, :8] = np.nan
+        record.summary[:, MEAN, 9:11] = np.nan
+        record.summary[:, MEAN, 11] = 4
+    (crosses,) = traces(figures.layer_map(run, "moving_mean"), "scatter")
+    assert len(crosses.x) == 3 * 12
+    for record in run._records:
+        record.summary[:, 4:] = np.nan
+        record.summary[:, VARIANCE] = np.nan
+    for figure in (
+        figures.bands(run, LAYERS[0]),
+        figures.trends({"run": run}),
+        figures.comparison({"run": run}, LAYERS[0]),
+    ):
+        said = [note.text for note in figure.layout.annotations]
+        assert said.count("mini-batch values could not be told") in {1, 3}
+        assert "no finite value" in said
+
+
+def test_what_has_no_logarithm_is_drawn_below_and_told_as_it_is(run):
+    for record in run._records:
+        record.summary[0, VARIANCE, :5] = [-0.5, 0, 0, 0, 0.25]
+        record.summary[0, VARIANCE, 9] = -0.5
+    panel = [t for t in figures.bands(run, LAYERS[0]).data if t.meta["panel"] == "variance"]
+    outer, inner, lowest, _, median = panel[:5]
+    floor = min(lowest.y)
+    assert floor > 0
+    assert list(median.y) == [floor] * 12
+    assert list(median.customdata[0][:5]) == [-0.5, 0, 0, 0, 0.25]
+    assert median.customdata[0][median.meta["columns"].index("since_min")] == -0.5
+    assert min(outer.y) == min(inner.y) == floor  # one floor, so no band between two
+    smallest = figures.trends({"run": run}).data[0]
+    assert min(smallest.y) > 0
+    assert list(smallest.customdata[0]) == [-0.5]
+    run._channels[-1][1][3, 0] = -0.5
+    followed = [t for t in figures.channel(run, LAYERS[0], 0).data if t.name == "channel 0"]
+    assert followed[-1].y[-1] > 0
+    assert followed[-1].customdata[-1][0] == -0.5
+    variances = figures.histograms(run, LAYERS[0]).data[-1]
+    assert variances.text[1].startswith("-0.5 to ")
+
+
+def test_a_run_has_its_colour_in_every_figure(run):
+    runs = {"bare": Run(("other",), (1,)), "run": run}
+    colors = {
+        trace.line.color
+        for figure in (figures.trends(runs), figures.comparison(runs, LAYERS[0]))
+        for trace in figure.data
+        if trace.name == "run" and trace.line.color
+    }
+    assert colors == {theme.RUNS[1]}
 
 
 def test_a_long_run_shows_its_first_step_its_extremes_and_its_nan():

@@ -105,7 +105,10 @@ def test_a_report_is_one_file_with_all_that_the_tab_says(tmp_path, rng, capsys):
     text = output.read_text(encoding="utf-8")
     parts = Parts(text)
     shown = " ".join(parts.texts)
-    assert f"Batch Normalization is in trouble in 1 layer: {MARKUP} since step 4." in shown
+    assert (
+        f"Batch Normalization is in trouble in 1 layer: {MARKUP} since step 4 (one)."
+        in shown
+    )
     assert "BN304 collapsed-variance" in shown
     assert "a <i>bias</i>" in shown
     figures = [value for name, value in parts.data.items() if name != "themes"]
@@ -135,7 +138,7 @@ def test_layers_are_chosen(tmp_path, rng, capsys):
     # The one in trouble first; six of eight.
     assert headings == [f"Layer l{i}_bn" for i in (1, 0, 2, 3, 4, 5)]
     assert "2 more layers are left out" in capsys.readouterr().err
-    with pytest.raises(BnscopeError, match="No layer matches x"):
+    with pytest.raises(BnscopeError, match=r"No layer matches x\. There are b\."):
         reporting.write({"a": Run(("b",), (1,))}, output, ["x"])
 
 
@@ -162,6 +165,38 @@ def test_checkpoints_are_reported_without_a_backend(tmp_path, randomized):
     assert done.returncode == 0, done.stderr
     shown = " ".join(Parts((tmp_path / "r.html").read_text(encoding="utf-8")).texts)
     assert "in trouble in 1 layer: second since step 5." in shown
+
+
+def alert(layer, severity, step, code="BN503", others=0):
+    return {
+        "code": code,
+        "name": "rule",
+        "severity": severity,
+        "layer": layer,
+        "step": step,
+        "others": others,
+        "channels": list(range(10)),
+        "message": f"{layer} at {step}.",
+    }
+
+
+def test_the_worst_of_all_runs_stands_first_and_others_are_counted(tmp_path):
+    layers = tuple(f"l{i}" for i in range(60))
+    one, two = Run(layers, (16,) * 60), Run(layers, (16,) * 60)
+    one.alerts += [alert("l3", "warning", 2), alert("l4", "error", 10, others=52)]
+    one.alerts += [alert("l4", "error", 30, "BN777")]
+    two.alerts += [alert("l1", "warning", 1), alert("l2", "error", 20, others=3)]
+    output = tmp_path / "report.html"
+    reporting.write({"one": one, "two": two}, output)
+    shown = " ".join(Parts(output.read_text(encoding="utf-8")).texts)
+    said = (
+        "broken in 57 layers: l4 since step 10 (one), l2 since step 20 (two), and 55 more."
+    )
+    assert said in shown
+    found = ("L4 at 10.", "L4 at 30.", "L2 at 20.", "L3 at 2.", "L1 at 1.")
+    places = [shown.lower().index(text.lower()) for text in found]
+    assert places == sorted(places)
+    assert "7 (10) and 2 more" in shown
 
 
 def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path, rng, capsys):
@@ -198,8 +233,13 @@ def test_a_run_that_is_unreadable_is_told_and_left_out(tmp_path, rng, capsys, mo
     monkeypatch.setattr(schema, "VERSION", 2)
     write(tmp_path / "later", rng)
     monkeypatch.undo()
+    monkeypatch.setattr(schema, "describe", lambda _: {"version": 1, "layers": 3})
+    write(tmp_path / "odd", rng)
+    monkeypatch.undo()
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0
-    assert re.search(r"error: later: The events have version 2", capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert re.search(r"error: later: The events have version 2", error)
+    assert re.search(r"error: odd: The events of .* cannot be read \(TypeError", error)
     assert "good" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ import time
 from urllib.parse import urlencode
 
 import numpy as np
+import plotly
 import pytest
 
 from bnscope.events import read, schema
@@ -227,6 +228,11 @@ def test_steps_and_layers_are_told(server):
             {"figure": "histograms", "run": "one/bnscope", "layer": "a", "step": "1e3"},
             "step must be a whole number, got '1e3'.",
         ),
+        (
+            "figure",
+            {"figure": "histograms", "run": "one/bnscope", "layer": "a", "step": "9" * 20},
+            "step must be a number up to 9007199254740992, got",
+        ),
         ("model", {"run": "../one"}, "There is no run '../one' any more."),
     ],
 )
@@ -265,6 +271,7 @@ def test_the_files_have_types_that_browsers_take_and_name_no_other_host(server):
     assert (status, headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
     assert b"plotly" in body[:500]
     themes = server.json("themes")
+    assert themes["plotly"] == plotly.__version__  # with which the script is asked for
     assert (
         themes["dark"]["layout"]["paper_bgcolor"]
         != themes["light"]["layout"]["paper_bgcolor"]
@@ -303,14 +310,28 @@ def test_a_run_begun_anew_and_another_model_take_the_place_of_the_first(
     write(tmp_path / "again", rng, steps=4)
     write(tmp_path / "other", rng, steps=6)
     write(tmp_path / "other", rng, make_layout(("z",), (3,)), steps=8)
+    write(tmp_path / "alike", rng, steps=6)  # as many layers, and as many channels
+    write(
+        tmp_path / "alike", rng, make_layout(("x", "y", "z"), (7, 4, 4)), steps=8, begin=4
+    )
     server = Server(tmp_path, fast)
-    server.wait(lambda: len(server.names()) == 2)
+    server.wait(lambda: len(server.names()) == 3)
     server.wait(lambda: server.json("health", run="again/bnscope").get("last") == 4)
     server.wait(lambda: server.json("health", run="other/bnscope").get("last") == 8)
     again = server.json("health", run="again/bnscope")
     assert (again["records"], again["layers"]) == (4, 3)
     other = server.json("model", run="other/bnscope")["layers"]
     assert [(row["layer"], row["watched"]) for row in other] == [("z", 3)]
+    server.wait(lambda: server.json("health", run="alike/bnscope").get("last") == 12)
+    alike = server.json("model", run="alike/bnscope")["layers"]
+    shown = [(row["layer"], row["watched"]) for row in alike]
+    assert shown == [("x", 7), ("y", 4), ("z", 4)]
+    assert list(zip(*shown, strict=True)) == [
+        (run := read(tmp_path / "alike")).layers,
+        run.widths,
+    ]
+    assert server.json("health", run="alike/bnscope")["first"] == run.steps[0] == 5
+    assert server.json("steps", run="alike/bnscope")["steps"] == [6, 8, 10, 12]
 
 
 @pytest.mark.parametrize("fast", ["true", "false"])
@@ -349,7 +370,9 @@ def test_a_run_that_is_deleted_is_gone(tmp_path, rng, fast):
     assert server.get("figure", figure="layers", run="one/bnscope")[0] == 400
 
 
-def test_what_two_writers_wrote_at_once_is_one_series(tmp_path, rng):
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_of_two_writers_at_once_the_last_one_is_whole_and_in_order(tmp_path, rng, fast):
+    """What the other one wrote before, the default data server drops, and `read` too."""
     layout = make_layout()
     writers = [RunWriter(tmp_path, layout) for _ in range(2)]
     for writer in writers:
@@ -360,12 +383,16 @@ def test_what_two_writers_wrote_at_once_is_one_series(tmp_path, rng):
         writers[step % 2].record(step, record.summary, record.fields, {})
     for writer in writers:
         writer.close()
-    server = Server(tmp_path, "true")
+    assert list(read(tmp_path).steps) == [1, 3, 5]
+    server = Server(tmp_path, fast)
     server.wait(lambda: len(server.names()) == 2)
-    server.wait(lambda: server.json("health", run="bnscope").get("records", 0) > 0)
-    figure = server.json("figure", figure="layers", run="bnscope")
-    steps = values(figure["data"][0]["x"])
-    assert list(steps) == sorted(set(steps))
+    expected = [1, 3, 5] if fast == "true" else [1, 2, 3, 4, 5, 6]
+
+    def steps():
+        data = server.json("figure", figure="layers", run="bnscope")["data"]
+        return data and list(values(data[0]["x"]))
+
+    server.wait(lambda: steps() == expected)
 
 
 def test_a_run_is_read_again_only_when_it_has_grown(tmp_path, rng, monkeypatch):

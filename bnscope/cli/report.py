@@ -86,7 +86,7 @@ def _logged(log_dir: Path) -> dict[str, Run]:
     errors = []
     for name, path in find(log_dir).items():
         try:
-            runs[name] = read(path)
+            runs[name] = read(path, exact=True)
         except BnscopeError as why:
             errors.append(BnscopeError(f"{name}: {why.message}", why.hint))
     if not runs:

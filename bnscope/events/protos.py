@@ -6,7 +6,7 @@ times as long as filling in the few fields that are known here.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def _scalar_metadata() -> Any:
     return metadata.create_summary_metadata(display_name=None, description=None)
 
 
-@cache
+@lru_cache(maxsize=8)  # of as many models
 def _plugin_metadata(content: bytes) -> Any:
     # Without both the name and the class of data the default server drops the tensors.
     from tensorboard.compat.proto import summary_pb2

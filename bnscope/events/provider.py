@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from bnscope.errors import BnscopeError
 from bnscope.events import schema
-from bnscope.events.reader import describe
+from bnscope.events.reader import describe, readable
 from bnscope.events.run import Record, Run
-from bnscope.statistics.channels import FIELDS
-from bnscope.statistics.layout import STATISTICS, VARIABLES
-from bnscope.statistics.quantiles import COLUMNS
 
 # Several times what one process writes, so that the server never drops records at random.
 SAMPLES = 4 * schema.MAX_RECORDS
@@ -64,7 +61,7 @@ class Source:
         tags = self._listed([name]).get(name)
         if not tags:
             raise gone(name)
-        with _readable(name):
+        with readable(name):
             return self._read(name, tags)
 
     def read_channels(self, run: Run, name: str) -> Run:
@@ -81,9 +78,9 @@ class Source:
             BnscopeError: if its events cannot be read.
         """
         whole = run.without_channels()
-        with _readable(name):
-            starts = self._data(name, schema.START, schema.MAX_RECORDS)
-            self._add_channels(whole, name, _Alive.after(starts), SAMPLES)
+        with readable(name):
+            _, alive = self._starts(name)
+            self._add_channels(whole, name, alive, SAMPLES)
         return whole
 
     def _listed(self, names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
@@ -106,15 +103,30 @@ class Source:
                 f"The events of {name} do not say what they hold.",
                 "Another program may have written them.",
             )
-        describe(run, json.loads(content))
-        starts = self._data(name, schema.START, schema.MAX_RECORDS)
-        run.starts.extend(json.loads(each.numpy.item()) for each in starts)
-        alive = _Alive.after(starts)
+        axes = json.loads(content)
+        starts, alive = self._starts(name)
+        if starts:  # what stands beside the tags is what the directory's first model said
+            axes = starts[-1].get("axes") or axes
+        describe(run, axes)
+        run.starts.extend(starts)
         self._add_records(run, name, alive)
         self._add_channels(run, name, alive, 1)
         run.alerts.extend(self._messages(name, tags, schema.ALERT, alive))
         run.marks.extend(self._messages(name, tags, schema.MARK, alive))
         return run
+
+    def _starts(self, name: str) -> tuple[list[Mapping[str, Any]], _Alive]:
+        """The starts that count, and what leaves out all that they took the place of."""
+        data = self._data(name, schema.START, schema.MAX_RECORDS)
+        data.sort(key=lambda each: each.wall_time)
+        alive = _Alive()
+        starts: list[Mapping[str, Any]] = []
+        for each in data:
+            start = json.loads(each.numpy.item())
+            other = bool(starts) and _layers(start) != _layers(starts[-1])
+            alive.begin(-1 if other else each.step, each.wall_time)
+            starts = [start] if other else [*starts, start]
+        return starts, alive
 
     def _messages(
         self, name: str, tags: Mapping[str, Any], kind: str, alive: _Alive
@@ -130,8 +142,8 @@ class Source:
         return [json.loads(each.numpy.item()) for each in found]
 
     def _add_records(self, run: Run, name: str, alive: _Alive) -> None:
-        size = 4 * len(run.layers) * len(STATISTICS) * len(COLUMNS)
-        most = min(SAMPLES, _LARGEST_ANSWER // max(size, 1))
+        shapes = schema.shapes(run.widths)
+        most = _most(shapes[schema.STATISTICS_TAG], SAMPLES)
         fields = {
             each.step: each.numpy for each in alive(self._data(name, schema.LAYERS, most))
         }
@@ -140,16 +152,11 @@ class Source:
             for each in alive(self._data(name, schema.STATISTICS_TAG, most))
             if each.step in fields
         ]
-        if data and len(data[-1].numpy) != len(run.layers):
-            _take_layers_of_start(run, name, len(data[-1].numpy))
-        shapes = (
-            (len(run.layers), len(STATISTICS), len(COLUMNS)),
-            (len(run.layers), len(FIELDS)),
-        )
         kept = [
             (each.step, each.numpy, fields[each.step])
             for each in data
-            if (each.numpy.shape, fields[each.step].shape) == shapes
+            if each.numpy.shape == shapes[schema.STATISTICS_TAG]
+            and fields[each.step].shape == shapes[schema.LAYERS]
         ]
         if not kept:
             return
@@ -160,11 +167,10 @@ class Source:
             run.add(Record(step, summaries[index], beside[index]))
 
     def _add_channels(self, run: Run, name: str, alive: _Alive, most: int) -> None:
-        shape = (len(VARIABLES), sum(run.widths))
-        most = min(most, _LARGEST_ANSWER // max(4 * shape[0] * shape[1], 1))
+        shape = schema.shapes(run.widths)[schema.CHANNELS]
         kept = [
             each
-            for each in alive(self._data(name, schema.CHANNELS, most))
+            for each in alive(self._data(name, schema.CHANNELS, _most(shape, most)))
             if each.numpy.shape == shape
         ]
         for each in kept:
@@ -186,20 +192,15 @@ class Source:
         return [latest[step] for step in sorted(latest)]
 
 
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """What others wrote under our name is told as such.
+def _layers(start: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The layers that a start is of, and their channels."""
+    axes = start.get("axes") or {}
+    return axes.get("layers"), axes.get("widths")
 
-    Raises:
-        BnscopeError: if the events cannot be read.
-    """
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BnscopeError(
-            f"The events of {name} cannot be read ({type(error).__name__}: {error}).",
-            "Another program may have written them.",
-        ) from error
+
+def _most(shape: tuple[int, ...], wanted: int) -> int:
+    """How many tensors of float32 may be asked for at once."""
+    return min(wanted, _LARGEST_ANSWER // max(4 * math.prod(shape), 1))
 
 
 def gone(name: str) -> BnscopeError:
@@ -208,19 +209,14 @@ def gone(name: str) -> BnscopeError:
 
 
 class _Alive:
-    """Leaves out what lies behind a later start: a run begun anew takes its place.
+    """Leaves out what lies behind a later start: a run begun anew takes its place."""
 
-    Args:
-        starts: step and time of each start.
-    """
+    def __init__(self) -> None:
+        self._starts: list[tuple[int, float]] = []
 
-    def __init__(self, starts: Sequence[tuple[int, float]]) -> None:
-        self._starts = starts
-
-    @classmethod
-    def after(cls, starts: Sequence[Any]) -> Self:
-        """For starts as the server has them."""
-        return cls([(each.step, each.wall_time) for each in starts])
+    def begin(self, step: int, wall_time: float) -> None:
+        """What was written earlier and lies behind the step counts no more."""
+        self._starts.append((step, wall_time))
 
     def __call__(self, data: Sequence[Any]) -> Iterator[Any]:
         for each in data:
@@ -228,18 +224,3 @@ class _Alive:
                 each.step > step and each.wall_time < begun for step, begun in self._starts
             ):
                 yield each
-
-
-def _take_layers_of_start(run: Run, name: str, count: int) -> None:
-    """The layers of the newest start, where the directory held another model before.
-
-    The server keeps what the axes of the first model mean, and nothing of the second.
-    """
-    rows = run.starts[-1].get("layers", []) if run.starts else []
-    if len(rows) != count or not all(row.get("channels") for row in rows):
-        raise BnscopeError(
-            f"{name} holds the events of several models.",
-            "Give each run a directory of its own.",
-        )
-    run.layers = tuple(row["layer"] for row in rows)
-    run.widths = tuple(row["channels"] for row in rows)

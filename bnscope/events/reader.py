@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bnscope.events.run import Record, Run
 from bnscope.events.writer import DIRECTORY
 
 
-def read(log_dir: str | Path) -> Run:
+def read(log_dir: str | Path, *, exact: bool = False) -> Run:
     """Reads what `BatchNormMonitor(log_dir)` wrote.
 
     Of a directory that several runs wrote to, the last one counts: its start takes the place of
@@ -24,20 +25,25 @@ def read(log_dir: str | Path) -> Run:
 
     Args:
         log_dir: the directory given to the monitor, or `bnscope/` in it.
+        exact: whether the events are in that very directory, as `find` tells it.
 
     Returns:
         The run.
 
     Raises:
-        BnscopeError: if there are no events of bnscope, a later version wrote them, or
-            TensorBoard is not installed.
+        BnscopeError: if there are no events of bnscope, a later version or another program
+            wrote them, or TensorBoard is not installed.
     """
     _check_tensorboard()
     run = Run()
     pending: dict[int, Any] = {}
-    for path in _files(log_dir):
-        for step, value in _values(path):
-            _add(run, step, value, pending)
+    directory = Path(log_dir)
+    if not exact and (directory / DIRECTORY).is_dir():
+        directory = directory / DIRECTORY
+    with readable(log_dir):
+        for path in sorted(directory.glob("events.out.tfevents.*")):
+            for step, value in _values(path):
+                _add(run, step, value, pending)
     if not run.layers:
         raise BnscopeError(
             f"{log_dir} holds no events of bnscope.",
@@ -50,7 +56,7 @@ def last_step(log_dir: str | Path) -> int | None:
     """The last step of which a log directory holds a record; None if it holds no run."""
     try:
         steps = read(log_dir).steps
-    except (BnscopeError, ImportError, OSError, ValueError):
+    except (BnscopeError, ImportError, OSError):
         return None
     return int(steps[-1]) if len(steps) else None
 
@@ -76,20 +82,37 @@ def find(log_dir: str | Path) -> dict[str, Path]:
     """
     root = Path(log_dir)
     found = {path.parent for path in root.rglob("events.out.tfevents.*.bnscope")}
-    return {run_name(path.relative_to(root).as_posix()): path for path in sorted(found)}
+    paths = {path.relative_to(root).as_posix(): path for path in sorted(found)}
+    return {name: paths[each] for each, name in run_names(paths).items()}
 
 
-def run_name(directory: str) -> str:
-    """What people call a run: its directory without the `bnscope/` that its events are in."""
-    name = directory.removesuffix(DIRECTORY).rstrip("/")
-    return name if name not in {"", "."} else directory
+def run_names(directories: Collection[str]) -> dict[str, str]:
+    """What people call runs: the directory without the `bnscope/` that its events are in.
+
+    Args:
+        directories: of all runs; one that another is called by keeps its `bnscope/`.
+
+    Returns:
+        The names, none twice, by the directory.
+    """
+    short = {each: each.removesuffix(f"/{DIRECTORY}") for each in directories}
+    return {each: each if name in short else name for each, name in short.items()}
 
 
-def _files(log_dir: str | Path) -> list[Path]:
-    directory = Path(log_dir)
-    if (directory / DIRECTORY).is_dir():
-        directory = directory / DIRECTORY
-    return sorted(directory.glob("events.out.tfevents.*"))
+@contextmanager
+def readable(name: str | Path) -> Iterator[None]:
+    """What others wrote under our name is told as such.
+
+    Raises:
+        BnscopeError: if the events cannot be read.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BnscopeError(
+            f"The events of {name} cannot be read ({type(error).__name__}: {error}).",
+            "Another program may have written them.",
+        ) from error
 
 
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
@@ -112,20 +135,23 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
     if content:
         describe(run, json.loads(content))
     data = make_ndarray(value.tensor)
-    if value.tag == schema.START:
+    tag = value.tag
+    if data.shape != schema.shapes(run.widths).get(tag, data.shape):
+        return  # another program's, or of a model that is not described
+    if tag == schema.START:
         run.forget_after(step)
         run.starts.append(json.loads(data.item()))
-    elif schema.is_of(value.tag, schema.ALERT):
+    elif schema.is_of(tag, schema.ALERT):
         run.alerts.append(json.loads(data.item()))
-    elif schema.is_of(value.tag, schema.MARK):
+    elif schema.is_of(tag, schema.MARK):
         run.marks.append(json.loads(data.item()))
-    elif value.tag == schema.CHANNELS:
+    elif tag == schema.CHANNELS:
         run.add_channels(step, data)
-    elif value.tag == schema.DIVERGENCE_TAG:
+    elif tag == schema.DIVERGENCE_TAG:
         run.add_divergence(step, data)
-    elif value.tag == schema.STATISTICS_TAG:
+    elif tag == schema.STATISTICS_TAG:
         pending[step] = data
-    elif value.tag == schema.LAYERS and step in pending:
+    elif tag == schema.LAYERS and step in pending:
         run.add(Record(step, pending.pop(step), np.asarray(data)))
 
 
@@ -141,7 +167,7 @@ def describe(run: Run, content: dict[str, Any]) -> None:
             f"The events have version {version}, and this bnscope reads up to {schema.VERSION}.",
             "Update bnscope.",
         )
-    axes = tuple(content["layers"]), tuple(content["widths"])
+    axes = tuple(map(str, content["layers"])), tuple(map(int, content["widths"]))
     if axes != (run.layers, run.widths):
         run.forget_after(-1)  # another model; what it has cannot stand in one series
         run.starts.clear()

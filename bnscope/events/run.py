@@ -53,6 +53,17 @@ class Run:
     )
 
     @property
+    def start(self) -> Mapping[str, Any]:
+        """What was known of the model as training began last; empty if nothing was written."""
+        return self.starts[-1] if self.starts else {}
+
+    def row(self, layer: str) -> Mapping[str, Any]:
+        """What `bnscope.inspect` said of a layer then; empty if it said nothing."""
+        rows = self.start.get("layers") or ()
+        found: Mapping[str, Any] = next((r for r in rows if r.get("layer") == layer), {})
+        return found
+
+    @property
     def steps(self) -> npt.NDArray[np.int64]:
         """The logged steps: updates since training began."""
         return np.array([record.step for record in self._records], np.int64)

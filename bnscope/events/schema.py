@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bnscope.statistics.channels import FIELDS, STATUSES
@@ -43,6 +44,17 @@ def describe(layout: Layout) -> dict[str, Any]:
         "statuses": [str(status) for status in STATUSES],
         "variables": list(VARIABLES),
         "divergence": list(DIVERGENCE),
+    }
+
+
+def shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tag's tensors, where the layers have so many channels each."""
+    count = len(widths)
+    return {
+        STATISTICS_TAG: (count, len(STATISTICS), len(COLUMNS)),
+        LAYERS: (count, len(FIELDS)),
+        CHANNELS: (len(VARIABLES), sum(widths)),
+        DIVERGENCE_TAG: (count, len(DIVERGENCE)),
     }
 
 

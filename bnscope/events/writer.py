@@ -33,17 +33,23 @@ class RunWriter:
 
     def __init__(self, log_dir: Path, layout: Layout) -> None:
         self._file = EventFile(Path(log_dir) / DIRECTORY)
-        self._content = dumps(schema.describe(layout)).encode()
+        self._axes = schema.describe(layout)
+        self._content = dumps(self._axes).encode()
         self._described: set[str] = set()
         self._messages: dict[
             str, tuple[int, int]
         ] = {}  # by tag: a step, and how many it has
 
     def start(self, step: int, record: Mapping[str, Any], text: str) -> None:
-        """What is known of the model as training begins, for machines and for people."""
+        """What is known of the model as training begins, for machines and for people.
+
+        The axes stand in it too: of a tag that another model wrote to before, the data servers
+        keep what the first one said.
+        """
+        whole = {**record, "axes": self._axes}
         self._write(
             step,
-            lambda: [self._json(schema.START, record), _text("bnscope/start_text", text)],
+            lambda: [self._json(schema.START, whole), _text("bnscope/start_text", text)],
         )
 
     def record(

@@ -9,7 +9,13 @@ import numpy as np
 
 from bnscope.events.run import Run
 from bnscope.figures import curves, labels, theme
-from bnscope.figures.quantities import QUANTITIES, position, step_title
+from bnscope.figures.quantities import (
+    OF_BATCHES,
+    QUANTITIES,
+    missing,
+    position,
+    step_title,
+)
 from bnscope.figures.sheet import Sheet
 
 # Title of each panel, and what is drawn in it: the later over the earlier.
@@ -58,7 +64,8 @@ def bands(run: Run, layer: str) -> Any:
         if log:
             sheet.log_axis(index, [trace["y"] for trace in drawn])
         if not drawn:
-            sheet.say_empty("mini-batch values could not be told", index)
+            names = {name for name, _ in statistics}
+            sheet.say_empty(missing(of_batches=names <= OF_BATCHES), index)
     _mark_epsilon(sheet, run, layer)
     _mark_steps(sheet, run, layer)
     sheet.label_steps(step_title(run))
@@ -77,8 +84,7 @@ def _traces(
 
 def _mark_epsilon(sheet: Sheet, run: Run, layer: str) -> None:
     """A line at epsilon: a variance far below it belongs to a dead channel."""
-    rows = run.starts[-1].get("layers", []) if run.starts else []
-    epsilon = next((row.get("epsilon") for row in rows if row.get("layer") == layer), None)
+    epsilon = run.row(layer).get("epsilon")
     if not isinstance(epsilon, (int, float)) or epsilon <= 0:
         return
     sheet.line(_VARIANCE, y=epsilon, dash="dash", width=1, color=_GREY)

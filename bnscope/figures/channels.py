@@ -99,16 +99,17 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
         log = QUANTITIES[name].log
         values = run.channels(layer, name)
         shown = scales.positive(values) if log else values
-        low, high = _middle(shown)
+        ends = dict(zip(("q05", "q95"), _middle(values), strict=True))
         group = {"name": "5 to 95 % of the channels", "legendgroup": "others"}
         others = curves.area(
-            run.channel_steps, low, high, theme.faded(theme.MOVING, 0.2), group
+            run.channel_steps, *_middle(shown), theme.faded(theme.MOVING, 0.2), group
         )
         one = curves.line(
             run.channel_steps,
             shown[:, number],
             color=theme.BATCH,
             name=f"channel {number}",
+            told={"y": values[:, number], **ends},
             legend=index == 0,
         )
         sheet.draw([others | {"showlegend": index == 0}, one], index)

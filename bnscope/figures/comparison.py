@@ -7,7 +7,7 @@ from typing import Any
 
 from bnscope.events.run import Run
 from bnscope.figures import curves, labels, theme
-from bnscope.figures.quantities import QUANTITIES, step_title
+from bnscope.figures.quantities import OF_BATCHES, QUANTITIES, missing, step_title
 from bnscope.figures.sheet import Sheet, Trace
 from bnscope.statistics.layout import STATISTICS
 
@@ -25,17 +25,21 @@ def comparison(runs: Mapping[str, Run], layer: str) -> Any:
     Raises:
         ValueError: if no run has the layer.
     """
-    shown = {name: run for name, run in runs.items() if layer in run.layers}
+    shown = [
+        (number, name, run)  # a run has its colour in every figure
+        for number, (name, run) in enumerate(runs.items())
+        if layer in run.layers
+    ]
     if not shown:
         raise ValueError(f"There is no layer {layer!r} in these runs.")
     titles = [QUANTITIES[name].title.split(" = ")[0] for name in STATISTICS]
     sheet = Sheet(labels.text(layer), titles, columns=2)
-    if not any(len(run.steps) for run in shown.values()):
+    if not any(len(run.steps) for _, _, run in shown):
         return sheet.empty("nothing is recorded yet")
     for index, statistic in enumerate(STATISTICS):
         log = QUANTITIES[statistic].log
         drawn: list[Trace] = []
-        for number, (name, run) in enumerate(shown.items()):
+        for number, name, run in shown:
             drawn += curves.quantile_band(
                 run,
                 layer,
@@ -50,6 +54,6 @@ def comparison(runs: Mapping[str, Run], layer: str) -> Any:
         if log:
             sheet.log_axis(index, [trace["y"] for trace in drawn])
         if not drawn:
-            sheet.say_empty("could not be told", index)
-    sheet.label_steps(step_title(*shown.values()))
+            sheet.say_empty(missing(of_batches=statistic in OF_BATCHES), index)
+    sheet.label_steps(step_title(*(run for _, _, run in shown)))
     return sheet.figure()

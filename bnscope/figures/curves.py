@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from bnscope.figures.thinning import Bins
 from bnscope.statistics.quantiles import COLUMNS
 
 _SHOWN = ("min", "q05", "q25", "q50", "q75", "q95", "max")
+_ENDS = (("min", "since_min"), ("max", "since_max"))
+_TOLD = (*_SHOWN, "nonfinite", *(since for _, since in _ENDS))
 # A line of so few values has markers.
 _FEW = 40
 _HOVER = (
@@ -48,29 +50,26 @@ def quantile_band(  # noqa: PLR0913
     values = run.quantiles(layer, statistic)
     if not np.isfinite(values[:, COLUMNS.index("q50")]).any():
         return []
-    binned = {
-        column: bins(values[:, COLUMNS.index(column)], column)
-        for column in (*_SHOWN, "nonfinite")
-    }
-    drawn = {
-        column: positive(binned[column]) if log else binned[column] for column in _SHOWN
-    }
+    told = {column: bins(values[:, COLUMNS.index(column)], column) for column in _TOLD}
+    for column, since in _ENDS:
+        told[since] = np.where(np.isfinite(told[since]), told[since], told[column])
+    drawn = told
+    if log:  # all at once, or each line would have a floor of its own
+        lines = [column for column in told if column != "nonfinite"]
+        heights = positive(np.stack([told[column] for column in lines]))
+        drawn = dict(zip(lines, heights, strict=True))
     group = {"legendgroup": name, "name": name}
     made = [
         area(bins.steps, drawn["q05"], drawn["q95"], theme.faded(color, 0.16), group),
         area(bins.steps, drawn["q25"], drawn["q75"], theme.faded(color, 0.28), group),
     ]
     if extremes:
-        ends = (("min", "since_min"), ("max", "since_max"))
-        for column, since in ends:
-            reached = bins(values[:, COLUMNS.index(since)], since)
-            reached = np.where(np.isfinite(reached), reached, binned[column])
-            shown = positive(reached) if log else reached
-            made.append(_line(bins.steps, shown, color, group, dash="dot", width=1))
-    hover = np.stack([binned[column] for column in (*_SHOWN, "nonfinite")], -1)
+        made += [
+            _line(bins.steps, drawn[since], color, group, dash="dot", width=1)
+            for _, since in _ENDS
+        ]
     median = _line(bins.steps, drawn["q50"], color, group, width=2) | {
-        "customdata": hover.astype(np.float32),
-        "meta": {"columns": [*_SHOWN, "nonfinite"]},
+        **_columns(told),
         "hovertemplate": _HOVER + f"<extra>{name}</extra>",
         "hoverinfo": None,
         "showlegend": legend,
@@ -84,20 +83,39 @@ def line(  # noqa: PLR0913
     *,
     color: str,
     name: str,
+    told: Mapping[str, Array],
     hover: Sequence[str] | None = None,
     legend: bool = False,
 ) -> Trace:
-    """One line; short ones have markers, so that single values are seen."""
+    """One line; short ones have markers, so that single values are seen.
+
+    Args:
+        steps: of each value.
+        values: what is drawn.
+        color: of the line.
+        name: what it is of.
+        told: what tables say of each value, by column; the first is what hovering says: on a
+            logarithmic axis not every value stands where it is drawn.
+        hover: a text for each value.
+        legend: whether the legend has it.
+    """
     made = _line(steps, values, color, {"name": name, "legendgroup": name}, width=2)
     if np.isfinite(values).sum() <= _FEW:
         made |= {"mode": "lines+markers", "marker": {"size": 5}}
     return made | {
+        **_columns(told),
         "showlegend": legend,
         "hoverinfo": None,
-        "hovertemplate": f"step %{{x}}: %{{y:.4g}}{'<br>%{text}' if hover else ''}"
+        "hovertemplate": f"step %{{x}}: %{{customdata[0]:.4g}}{'<br>%{text}' if hover else ''}"
         f"<extra>{name}</extra>",
         "text": list(hover) if hover else None,
     }
+
+
+def _columns(told: Mapping[str, Array]) -> Trace:
+    """What hovering and tables say of each point, by column."""
+    values = np.stack(list(told.values()), -1)
+    return {"customdata": values.astype(np.float32), "meta": {"columns": list(told)}}
 
 
 def _line(  # noqa: PLR0913

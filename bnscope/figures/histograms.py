@@ -67,7 +67,9 @@ def _steps(values: Array, *, log: bool) -> Trace:
     edges = _edges(places)
     counts, _ = np.histogram(places, edges)
     shown = 10.0**edges if log else edges
-    ranges = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(shown)]
+    # What has no logarithm stands in the lowest one, which says where it really is.
+    ends = np.append(min(shown[0], values.min()), shown[1:])
+    ranges = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(ends)]
     return {
         "type": "scatter",
         "x": np.concatenate([shown[:1], shown]),

@@ -11,6 +11,7 @@ from bnscope.figures import labels, scales, theme
 from bnscope.figures.quantities import COLUMN_TITLES, COUNTS, across, quantity, step_title
 from bnscope.figures.sheet import Sheet, Trace
 from bnscope.figures.thinning import Bins
+from bnscope.statistics.layout import VARIABLES
 
 _ROW = 16
 _LEAST_HEIGHT, _MOST_HEIGHT = 300, 1100
@@ -49,13 +50,15 @@ def layer_map(
     sheet = Sheet(title[:1].upper() + title[1:], height=height)
     if not values.size:
         return sheet.empty("nothing is recorded yet")
-    if np.isnan(values).all():
+    crosses = _not_finite(run, bins, statistic, paths)
+    bare = bool(np.isnan(values).all())
+    if bare and not len(crosses["x"]):
         return sheet.empty(f"the {what.title} could not be told in this run")
     log = what.log and column not in COUNTS
     signed = what.signed and column not in COUNTS
     scale = scales.log_colors(values) if log else scales.colors(values, signed=signed)
     cells = scales.cells(bins.steps, paths, values, scale, name=statistic)
-    sheet.draw([cells, _not_finite(run, bins, statistic, paths)])
+    sheet.draw([cells | {"showscale": not bare}, crosses])
     sheet.make_room(labels.shortened(run.layers))
     sheet.label_steps(step_title(run))
     sheet.axis("x", showgrid=False, zeroline=False)
@@ -87,6 +90,6 @@ def _not_finite(run: Run, bins: Bins, statistic: str, paths: list[str]) -> Trace
 
 def _read_of(statistic: str) -> str:
     """The variable a statistic is told from; mini-batch values are NaN for other reasons too."""
-    return {"batch_mean": "moving_mean", "gamma": "gamma", "beta": "beta"}.get(
-        statistic, "moving_variance"
-    )
+    if statistic in VARIABLES:
+        return statistic
+    return "moving_mean" if statistic == "batch_mean" else "moving_variance"

@@ -53,6 +53,7 @@ COLUMN_TITLES: Mapping[str, str] = {
     "since_max": "largest since the last record",
     "since_nonfinite": "most not finite since the last record",
 }
+OF_BATCHES = frozenset({"batch_mean", "batch_variance", "distance"})
 COUNTS = frozenset({"nonfinite", "since_nonfinite"})
 
 
@@ -65,10 +66,14 @@ def across(run: Run, name: str, column: str) -> Array:
     return run.across(name, column) if name in STATISTICS else run.field(name)
 
 
+def missing(*, of_batches: bool) -> str:
+    """Why nothing is drawn: mini-batch statistics can be untold, others are all not finite."""
+    return "mini-batch values could not be told" if of_batches else "no finite value"
+
+
 def step_title(*runs: Run) -> str:
     """What the steps of some runs count."""
-    starts = [run.starts[-1] if run.starts else {} for run in runs]
-    counting = {(start.get("params") or {}).get("counting") for start in starts}
+    counting = {(run.start.get("params") or {}).get("counting") for run in runs}
     return "step (number in the checkpoint's name)" if counting == {"names"} else "step"
 
 

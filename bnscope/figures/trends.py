@@ -11,7 +11,7 @@ import numpy as np
 from bnscope.bn import Array
 from bnscope.events.run import Run
 from bnscope.figures import curves, labels, theme
-from bnscope.figures.quantities import step_title
+from bnscope.figures.quantities import missing, step_title
 from bnscope.figures.scales import positive
 from bnscope.figures.sheet import Sheet, Trace
 from bnscope.figures.thinning import Bins
@@ -29,12 +29,14 @@ class _Trend:
         values: the number of each layer, shape `(records, layers)`.
         log: whether it spans powers of ten.
         smallest: whether the worst layer is that with the smallest one.
+        of_batches: whether it needs mini-batch statistics.
     """
 
     title: str
     values: Callable[[Run], Array]
     log: bool = False
     smallest: bool = False
+    of_batches: bool = False
 
 
 def trends(runs: Mapping[str, Run]) -> Any:
@@ -48,14 +50,18 @@ def trends(runs: Mapping[str, Run]) -> Any:
     """
     titles = [trend.title for trend in _TRENDS]
     sheet = Sheet("The model over steps", titles, _COLUMNS)
-    shown = {name: run for name, run in runs.items() if len(run.steps)}
+    shown = [
+        (number, name, run)  # a run has its colour in every figure
+        for number, (name, run) in enumerate(runs.items())
+        if len(run.steps)
+    ]
     if not shown:
         return sheet.empty("nothing is recorded yet")
     for index, trend in enumerate(_TRENDS):
         legend = index == 0 and len(shown) > 1
         drawn = [
             _trace(run, trend, number, name) | {"showlegend": legend}
-            for number, (name, run) in enumerate(shown.items())
+            for number, name, run in shown
         ]
         sheet.draw(drawn, index)
         if trend.log:
@@ -63,8 +69,8 @@ def trends(runs: Mapping[str, Run]) -> Any:
         elif trend.values in {_dead, _not_finite}:
             sheet.axis("y", index, rangemode="tozero")
         if not any(np.isfinite(trace["y"]).any() for trace in drawn):
-            sheet.say_empty("could not be told", index)
-    sheet.label_steps(step_title(*shown.values()))
+            sheet.say_empty(missing(of_batches=trend.of_batches), index)
+    sheet.label_steps(step_title(*(run for _, _, run in shown)))
     return sheet.figure()
 
 
@@ -80,6 +86,7 @@ def _trace(run: Run, trend: _Trend, number: int, name: str) -> Trace:
         positive(values) if trend.log else values,
         color=theme.RUNS[number % len(theme.RUNS)],
         name=labels.text(name),
+        told={"y": values},
         hover=[labels.text(run.layers[layer]) for layer in worst],
     )
 
@@ -115,6 +122,7 @@ _TRENDS = (
         "largest batch-moving distance (sigma)",
         lambda run: run.across("distance", "q50"),
         log=True,
+        of_batches=True,
     ),
     _Trend("dead channels of the worst layer (%)", _dead),
     _Trend("values not finite in the worst layer", _not_finite),

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from bnscope.errors import BnscopeError, OutputExistsError
 from bnscope.events.run import Run
-from bnscope.health import examine
+from bnscope.figures import theme
+from bnscope.health import Health
+from bnscope.linting.formats.common import listed
 from bnscope.reporting.page import Page
 from bnscope.writing import replace_text
 
-# As many as there are colours.
-_MOST_RUNS = 8
 # Layers of a run that get figures of their own: each takes some hundred kilobytes.
 _MOST_LAYERS = 6
+# Layers that are named where none matches.
+_MOST_TOLD = 12
 
 
 def check(output: Path, *, overwrite: bool) -> None:
@@ -59,13 +61,13 @@ def write(
         BnscopeError: if plotly is not installed, no layer matches, or the file cannot be
             written.
     """
-    shown = dict(list(runs.items())[:_MOST_RUNS])
+    shown = dict(list(runs.items())[: len(theme.RUNS)])
     notes = []
     if len(runs) > len(shown):
         notes.append(f"Only the first {len(shown)} of {len(runs)} runs are in the report.")
     page = Page(shown)
     for name, run in shown.items():
-        chosen = _chosen(run, layers)
+        chosen = _chosen(run, page.healths[name], layers)
         page.add_run(name, chosen[:_MOST_LAYERS])
         if len(chosen) > _MOST_LAYERS:
             notes.append(
@@ -73,8 +75,10 @@ def write(
                 "--layer, or see all in TensorBoard."
             )
     if layers is not None and not page.layers:
+        known = list(dict.fromkeys(path for run in shown.values() for path in run.layers))
         raise BnscopeError(
-            f"No layer matches {', '.join(layers)}.", "The report's table names all."
+            f"No layer matches {', '.join(layers)}.",
+            f"There are {listed(known, _MOST_TOLD)}.",
         )
     try:
         replace_text(output, page.text())
@@ -86,9 +90,9 @@ def write(
     return notes
 
 
-def _chosen(run: Run, globs: Sequence[str] | None) -> list[str]:
+def _chosen(run: Run, health: Health, globs: Sequence[str] | None) -> list[str]:
     """The layers that get figures of their own, the worst first."""
-    troubled = dict.fromkeys(each.layer for each in examine(run).troubles)
+    troubled = dict.fromkeys(each.layer for each in health.troubles)
     known = [layer for layer in troubled if layer in run.layers]
     if globs is None:
         return known

@@ -11,7 +11,8 @@ from bnscope import figures
 from bnscope.events.run import Run
 from bnscope.figures import theme
 from bnscope.figures.loading import script
-from bnscope.health import Found, Health, Trouble, examine
+from bnscope.health import Found, Health, Trouble, badness, examine
+from bnscope.linting.formats.common import listed
 from bnscope.reporting.markup import Markup, chip, joined, table, tag
 from bnscope.rules.base import plural
 from bnscope.strict_json import dumps
@@ -22,6 +23,8 @@ _STATIC = _HERE.parent / "tensorboard" / "static"
 _MAPS = ("moving_variance", "distance", "gamma", "dead_share")
 _WORDS = {"error": "broken", "warning": "in trouble", "ok": "healthy"}
 _MOST_NAMED = 3
+# Channels of an alert, and layers of a finding, that are named.
+_MOST_LISTED = 8
 
 
 class Page:
@@ -29,21 +32,25 @@ class Page:
 
     Args:
         runs: the runs by name.
+
+    Attributes:
+        healths: how each of them is doing.
+        layers: how many layers got figures of their own.
     """
 
     def __init__(self, runs: Mapping[str, Run]) -> None:
         self._runs = runs
-        self._healths = {name: examine(run) for name, run in runs.items()}
+        self.healths = {name: examine(run) for name, run in runs.items()}
         self._data: list[str] = []
         self._parts: list[Markup] = []
         self.layers = 0
         self._parts += [
             tag("h1", "What Batch Normalization did"),
-            _headline(self._healths),
-            *_alerts(self._healths),
+            _headline(self.healths),
+            *_alerts(self.healths),
         ]
         if len(runs) > 1:
-            self._parts.append(_run_table(self._healths))
+            self._parts.append(_run_table(self.healths))
         self._parts.append(self._figure(figures.trends(runs)))
 
     def add_run(self, name: str, layers: Sequence[str]) -> None:
@@ -53,7 +60,7 @@ class Page:
             name: its name.
             layers: the layers that get figures of their own.
         """
-        run, health = self._runs[name], self._healths[name]
+        run, health = self._runs[name], self.healths[name]
         title = f"Run {name}" if len(self._runs) > 1 else "All layers"
         self._parts.append(tag("h2", title))
         maps = [figures.layer_map(run, each) for each in _MAPS]
@@ -126,37 +133,42 @@ def _headline(healths: Mapping[str, Health]) -> Markup:
     """One sentence that says how it is."""
     verdicts = {health.verdict for health in healths.values()}
     worst = next((each for each in ("error", "warning") if each in verdicts), "ok")
-    lasting = {
-        (name, trouble.layer): trouble
-        for name, health in healths.items()
-        for trouble in reversed(health.troubles)
-        if trouble.until is None
-    }
-    ordered = sorted(lasting.values(), key=lambda each: each.severity != worst)
-    named = ", ".join(
-        f"{each.layer} since step {each.since}" for each in ordered[:_MOST_NAMED]
-    )
-    more = f", and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
+    layers: dict[tuple[str, str], str] = {}  # the first of each is the worst
+    for name, trouble in _troubles(healths):
+        if trouble.until is None and trouble.severity == worst:
+            of = f" ({name})" if len(healths) > 1 else ""
+            text = f"{trouble.layer} since step {trouble.since}{of}"
+            layers.setdefault((name, trouble.layer), text)
+    count = sum(each.affected for each in healths.values() if each.verdict == worst)
+    named = list(layers.values())[:_MOST_NAMED]
+    more = f", and {count - len(named)} more" if count > len(named) else ""
     if worst == "ok":
         spans = "; ".join(f"{name}: {_span(health)}" for name, health in healths.items())
         said = f"No alert lasts: {spans}."
     else:
-        where = plural(len(lasting), "layer")
-        said = f"Batch Normalization is {_WORDS[worst]} in {where}: {named}{more}."
+        where = f"{plural(count, 'layer')}: {', '.join(named)}{more}"
+        said = f"Batch Normalization is {_WORDS[worst]} in {where}."
     return tag("p", chip(worst), " ", said, class_=f"headline {worst}")
 
 
+def _troubles(healths: Mapping[str, Health]) -> list[tuple[str, Trouble]]:
+    """The troubles of all runs with the run's name, the worst first."""
+    found = [(name, each) for name, health in healths.items() for each in health.troubles]
+    return sorted(found, key=lambda pair: badness(pair[1]))
+
+
 def _span(health: Health) -> str:
-    steps = (
+    return f"{plural(health.layers, 'BN layer')}, {_steps(health)}"
+
+
+def _steps(health: Health) -> str:
+    return (
         f"steps {health.first} to {health.last}" if health.records else "nothing recorded"
     )
-    return f"{plural(health.layers, 'BN layer')}, {steps}"
 
 
 def _alerts(healths: Mapping[str, Health]) -> Iterator[Markup]:
-    rows = [
-        (name, trouble) for name, health in healths.items() for trouble in health.troubles
-    ]
+    rows = _troubles(healths)
     if not rows:
         return
     several = len(healths) > 1
@@ -178,7 +190,7 @@ def _alerts(healths: Mapping[str, Health]) -> Iterator[Markup]:
                 trouble.layer,
                 _since(trouble),
                 tag("span", _value(trouble.value), class_="number"),
-                ", ".join(f"{channel} ({step})" for channel, step in trouble.channels[:8]),
+                listed([f"{at} ({step})" for at, step in trouble.channels], _MOST_LISTED),
                 _what(trouble),
             ]
             for name, trouble in rows
@@ -208,7 +220,7 @@ def _run_table(healths: Mapping[str, Health]) -> Markup:
             chip(health.verdict),
             name,
             str(health.layers),
-            _span(health),
+            _steps(health),
             "" if health.dead is None else f"{health.dead} of {health.channels}",
         ]
         for name, health in healths.items()
@@ -227,19 +239,17 @@ def _lint(health: Health) -> Iterator[Markup]:
 
 
 def _finding(found: Found) -> list[str]:
-    layers = [layer or "the model" for layer, _ in found.layers]
-    more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""  # noqa: PLR2004
     message = found.layers[0][1]
     return [
         chip(found.severity),
         tag("b", f"{found.code} {found.name}"),
-        ", ".join(layers[:8]) + more,
+        listed([layer or "the model" for layer, _ in found.layers], _MOST_LISTED),
         joined([f"{message} ", tag("i", found.advice)]),
     ]
 
 
 def _model(run: Run, health: Health) -> Markup:
-    rows = (run.starts[-1].get("layers") or ()) if run.starts else ()
+    rows = run.start.get("layers") or ()
     cells = [
         [
             str(row.get("layer")),
@@ -258,7 +268,9 @@ def _model(run: Run, health: Health) -> Markup:
 
 
 def _known(value: Any) -> str:
-    return "?" if value is None else f"{value:g}"
+    if value is None:
+        return "?"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _inert(text: str) -> Markup:

@@ -2,9 +2,10 @@
 
 const themes = JSON.parse(document.getElementById('themes').textContent);
 const system = matchMedia('(prefers-color-scheme: dark)');
+let printing = false; // paper is white
 
 function isDark() {
-  return system.matches && !matchMedia('print').matches;
+  return system.matches && !printing;
 }
 
 function given(plot) {
@@ -59,5 +60,11 @@ const seen = new IntersectionObserver(
 );
 for (const plot of document.querySelectorAll('.plot')) seen.observe(plot);
 window.addEventListener('beforeprint', () => {
+  printing = true;
+  document.body.classList.remove('dark');
   for (const plot of document.querySelectorAll('.plot')) draw(plot);
+});
+window.addEventListener('afterprint', () => {
+  printing = false;
+  restyle();
 });

@@ -9,13 +9,13 @@ from typing import Any
 from bnscope import figures
 from bnscope.errors import BnscopeError
 from bnscope.events.provider import Source, State
-from bnscope.events.reader import run_name
+from bnscope.events.reader import run_names
 from bnscope.events.run import Run
-from bnscope.figures import labels, quantities
+from bnscope.figures import quantities, theme
 from bnscope.tensorboard.store import Store
 
-# As many as there are colours.
-_MOST_RUNS = 8
+# The largest whole number that JavaScript tells from the next one.
+_LARGEST = 2**53
 # Values of a query: `get(name, default, type=)` and `getlist(name)`, as werkzeug has them.
 _Query = Any
 
@@ -23,10 +23,11 @@ _Query = Any
 def runs(store: Store, source: Source, query: _Query) -> Any:
     """The runs that hold events of bnscope, and what can be chosen of each figure."""
     del store, query
+    states = source.states()
     return {
         "runs": [
-            {"name": name, "label": run_name(name), "version": _version(state)}
-            for name, state in sorted(source.states().items())
+            {"name": name, "label": label, "version": _version(states[name])}
+            for name, label in run_names(sorted(states)).items()
         ],
         "statistics": [
             {"name": name, "title": each.title, "column": each.column}
@@ -36,7 +37,7 @@ def runs(store: Store, source: Source, query: _Query) -> Any:
             {"name": name, "title": title}
             for name, title in quantities.COLUMN_TITLES.items()
         ],
-        "most_runs": _MOST_RUNS,
+        "most_runs": len(theme.RUNS),
     }
 
 
@@ -57,18 +58,15 @@ def health(store: Store, source: Source, query: _Query) -> Any:
 def model(store: Store, source: Source, query: _Query) -> Any:
     """The layers of a run in forward order, with what is known of each."""
     run = store.run(source, _name(query))
-    start = run.starts[-1] if run.starts else {}
-    rows = {row.get("layer"): row for row in start.get("layers") or ()}
+    rows = {row.get("layer"): row for row in run.start.get("layers") or ()}
     watched = dict(zip(run.layers, run.widths, strict=True))
-    short = dict(zip(run.layers, labels.shortened(run.layers), strict=True))
     names = list(dict.fromkeys([*rows, *watched]))
     return {
-        "model": start.get("model"),
+        "model": run.start.get("model"),
         "layers": [
             {
                 **{key: rows.get(name, {}).get(key) for key in _ROW},
                 "layer": name,
-                "short": short.get(name, name),
                 "watched": watched.get(name),
                 "status": _status(run, name),
             }
@@ -97,7 +95,6 @@ _ROW = (
     "fed_by",
     "feeds",
     "channels",
-    "axis",
     "momentum",
     "epsilon",
     "trainable",
@@ -135,10 +132,13 @@ class _Asked:
     @property
     def runs(self) -> Mapping[str, Run]:
         """The runs, by what people call them."""
-        names = self._query.getlist("run")[:_MOST_RUNS]
+        names = self._query.getlist("run")[: len(theme.RUNS)]
         if not names:
             raise BnscopeError("No run is chosen.", "Choose one.")
-        return {run_name(name): self._store.run(self._source, name) for name in names}
+        labels = run_names(self._source.states())
+        return {
+            labels.get(name, name): self._store.run(self._source, name) for name in names
+        }
 
     def text(self, name: str, default: str | None = None) -> Any:
         """A value of the query; the default if it is not there or empty."""
@@ -148,15 +148,20 @@ class _Asked:
         """A whole number of the query; None if it is not there.
 
         Raises:
-            BnscopeError: if it is none.
+            BnscopeError: if it is none, or beyond all steps.
         """
         value = self._query.get(name)
         if not value:
             return None
         try:
-            return int(value)
+            number = int(value)
         except ValueError:
             raise BnscopeError(f"{name} must be a whole number, got {value!r}.") from None
+        if abs(number) > _LARGEST:
+            raise BnscopeError(
+                f"{name} must be a number up to {_LARGEST}, got {value!r:.40}."
+            )
+        return number
 
 
 _FIGURES: Mapping[str, Callable[[_Asked], Any]] = {

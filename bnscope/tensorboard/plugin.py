@@ -24,7 +24,7 @@ from bnscope.strict_json import dumps
 from bnscope.tensorboard import answers, assets
 from bnscope.tensorboard.store import Store
 
-# Plotly's script changes only with plotly, and its address has the version.
+# Plotly's script changes only with plotly, and the tab asks for it with its version.
 _SECONDS_KEPT = 24 * 3600
 _BAD_REQUEST, _NOT_FOUND = 400, 404
 _Answer = Callable[[Store, Source, Any], Any]
@@ -124,5 +124,13 @@ def _plotly(request: Any) -> Any:
 
 @wrappers.Request.application
 def _themes(request: Any) -> Any:
-    themes = {"light": theme.template(), "dark": theme.template(dark=True)}
-    return http_util.Respond(request, dumps(themes), "application/json")
+    try:
+        version = plotly("plotly").__version__
+    except BnscopeError as error:
+        return _refused(request, error, _NOT_FOUND)
+    looks = {
+        "light": theme.template(),
+        "dark": theme.template(dark=True),
+        "plotly": version,
+    }
+    return http_util.Respond(request, dumps(looks), "application/json")

@@ -177,12 +177,14 @@ def test_runs_that_are_not_selected_in_other_tabs_are_left_out(browser, server):
     )
     assert "1 of 2 runs selected" in browser.text
     assert browser.run("return document.querySelector('header select').length") == 1
-    browser.open(f"{server.url}/?runFilter=^first#bnscope")
+    browser.open(f"{server.url}/?runFilter=^FIRST#bnscope")  # as TensorBoard understands it
     assert (
         browser.run("return document.querySelector('header select').value")
         == "first/bnscope"
     )
     assert browser.run("return document.querySelector('header select').length") == 1
+    boxes = "return [...document.querySelectorAll('.boxes input')].map((e) => e.disabled)"
+    assert browser.run(boxes) == [False, True]
 
 
 def test_runs_are_selected_here_too(browser, server):
@@ -221,6 +223,54 @@ def test_everything_is_reached_with_the_keyboard(browser, server):
     ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
     browser.drawn("model")
     assert browser.run("return document.activeElement.dataset.view") == "model"
+
+
+def test_the_focus_stays_where_it_was(browser, server):
+    from selenium.webdriver import ActionChains, Keys
+
+    focused = "return document.activeElement?.dataset.focus"
+    browser.open(f"{server.url}/#bnscope&p.bnscope.view=layers", "layers")
+    for view, selector, key in (
+        ("layers", ".controls select", "Statistic"),
+        ("layer", ".controls button:last-child", "Next"),
+    ):
+        browser.timed_view(view)
+        title = browser.run("return document.querySelector('.gtitle').textContent")
+        browser.run("document.querySelector(arguments[0]).focus()", selector)
+        pressed = Keys.ENTER if key == "Next" else Keys.ARROW_DOWN
+        ActionChains(browser.driver).send_keys(pressed).perform()
+        browser.wait_for(
+            "document.querySelector('.gtitle')?.textContent !== arguments[0] &&"
+            "document.querySelector('.gtitle') !== null",
+            title,
+        )
+        assert browser.run(focused) == key
+    click(browser, ".runs summary")
+    browser.run("document.querySelector('.boxes input').focus()")
+    ActionChains(browser.driver).send_keys(Keys.SPACE).perform()
+    browser.wait_for(
+        "document.querySelector('.runs summary').textContent.startsWith('1 of 2')"
+    )
+    assert browser.run(focused) == "run first/bnscope"
+
+
+def test_what_failed_once_is_asked_for_again(browser, server):
+    browser.driver.execute_cdp_cmd("Network.enable", {})
+    browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/themes"]})
+    try:
+        browser.driver.get(f"{server.url}/#bnscope")
+        browser.enter()
+        browser.wait_for("document.querySelector('.figure .note button') !== null")
+    finally:
+        browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    browser.faults()  # that request
+    click(browser, ".figure .note button")
+    click(browser, ".figure:last-of-type .note button")
+    browser.drawn("overview")
+
+
+def test_a_view_that_is_none_is_the_overview(browser, server):
+    browser.open(f"{server.url}/#bnscope&p.bnscope.view=constructor", "overview")
 
 
 def test_a_figure_is_saved_as_a_picture_and_as_a_table(browser, server):
@@ -289,6 +339,14 @@ def test_events_that_are_being_written_arrive_and_a_deleted_run_goes(
         shutil.rmtree(tmp_path / "live")
         reload_until(browser, "document.querySelectorAll('header option').length === 1")
         browser.drawn("layers")
+        browser.driver.get("about:blank")
+        unselected = "eyJvdGhlci9ibnNjb3BlIjpmYWxzZX0="  # {"other/bnscope":false}
+        browser.driver.get(f"{server.url}/#bnscope&runSelectionState={unselected}")
+        browser.enter()
+        browser.wait_for("document.querySelector('.runs summary') !== null")
+        click(browser, ".runs summary")
+        click(browser, ".boxes label", "other")
+        browser.drawn("overview")
         shutil.rmtree(tmp_path / "other")
 
 
@@ -329,6 +387,11 @@ def test_a_report_is_drawn_without_a_network(browser, logs, tmp_path, look):
         background = browser.run("return getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(48, 48, 48)" if look == "dark" else "rgb(255, 255, 255)")
         assert count == 1 + 2 * 4 + 2 * 4
+        dark = "return document.body.classList.contains('dark')"
+        browser.run("window.dispatchEvent(new Event('beforeprint'))")
+        assert not browser.run(dark)
+        browser.run("window.dispatchEvent(new Event('afterprint'))")
+        assert browser.run(dark) == (look == "dark")
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
@@ -338,21 +401,34 @@ def test_a_log_directory_without_events_has_no_tab_and_an_address_of_it_says_so(
 ):
     with TensorBoard(tmp_path) as server:
         browser.driver.get(f"{server.url}/#bnscope")
-        time.sleep(3)
-        tabs = browser.driver.find_elements("css selector", "[role=tab]")
-        assert all("BN SCOPE" not in tab.text.upper() for tab in tabs)
+        browser.enter()
+        browser.wait_for(
+            "document.body.innerText.includes('No events of Batch Normalization yet')"
+        )
+        with browser.outside() as driver:
+            page = driver.find_element("tag name", "body").text.upper().split("\n")
+        assert page[-2:] == [
+            "INACTIVE",
+            "BN SCOPE",
+        ]  # in the menu of those that have no tab
 
 
 def test_a_run_that_is_unreadable_is_told_beside_the_others(browser, tmp_path):
     from bnscope.events import schema
 
-    Training(tmp_path / "good").go_on(20).close()
+    for number in range(9):
+        Training(tmp_path / f"good{number}").go_on(10).close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "VERSION", 99)
-        Training(tmp_path / "later", 3).go_on(20).close()
+        Training(tmp_path / "a later one", 3).go_on(20).close()
     with TensorBoard(tmp_path) as server:
-        browser.driver.get(f"{server.url}/#bnscope")
-        browser.drawn("overview")
+        browser.open(f"{server.url}/#bnscope&p.bnscope.run=good8%2Fbnscope")
+        assert "2 more of 10 runs are not shown." in browser.text
+        rows = browser.run(
+            "return [...document.querySelectorAll('td')].map((e) => e.innerText)"
+        )
+        assert "good8" in rows
+        assert "good6" not in rows
         assert "The events have version 99" in browser.text
         assert "Update bnscope." in browser.text
         assert len(browser.run(MARKS)) == 2

@@ -36,12 +36,17 @@ export function write(state, replace = false) {
 }
 
 // Whether a run is selected in the sidebars of TensorBoard: a choice that its tabs keep in the
-// address, and the filter of the time series, a regular expression.
+// address, and the filter of the time series.
 export function isSelected(name) {
-  if (selection()[name] === false) return false;
+  return selection()[name] !== false && !isFiltered(name);
+}
+
+// Whether the filter of the time series, a regular expression, leaves a run out; one that is none
+// leaves out all, as there.
+export function isFiltered(name) {
   const filter = new URLSearchParams(page.location.search).get('runFilter');
   try {
-    return !filter || new RegExp(filter).test(name);
+    return Boolean(filter) && !new RegExp(filter, 'i').test(name);
   } catch {
     return true;
   }

@@ -25,17 +25,18 @@ export async function compare(app, page) {
   }));
   const shared = layers.find(({name}) => runsOf.get(name) === most)?.name;
   const chosen = runsOf.has(app.state.layer) ? app.state.layer : shared;
-  const left = app.runs.length - runs.length;
   page.append(
     element(
       'div',
       {class: 'controls'},
-      choice('Layer', layers, chosen, (name) => app.go({layer: name})),
+      choice('Layer', layers, chosen, (name) =>
+        app.go({layer: name, channel: '', step: ''}),
+      ),
       element(
         'span',
         {class: 'note'},
         runs.length < 2 ? 'One run is shown; write a second one to compare.' : '',
-        left > 0 ? `${left} more of ${app.runs.length} runs are not shown.` : '',
+        app.leftOut,
       ),
     ),
     new Figure(`${chosen} in several runs`, {

@@ -12,11 +12,23 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Puts other elements into a parent. What had the focus has it again, or else the first that can:
+// who uses the keyboard goes on from there.
+export function replace(parent, ...children) {
+  const had = document.activeElement;
+  const key = parent.contains(had) ? had.dataset.focus : undefined;
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  const all = [...parent.querySelectorAll('[data-focus]')];
+  const same = all.find((each) => each.dataset.focus === key && !each.disabled) ?? all[0];
+  same?.focus({preventScroll: true});
+}
+
 // A labelled choice. Options are {name, title}.
 export function choice(label, options, chosen, change) {
   const select = element(
     'select',
-    {onchange: () => change(select.value)},
+    {'data-focus': label, onchange: () => change(select.value)},
     options.map((option) =>
       element('option', {value: option.name, selected: option.name === chosen}, option.title),
     ),
@@ -42,7 +54,8 @@ export function table(heads, rows, label) {
 }
 
 export function link(text, open, title) {
-  return element('button', {class: 'link', title, onclick: open}, text);
+  const key = `${title} ${text}`;
+  return element('button', {class: 'link', title, 'data-focus': key, onclick: open}, text);
 }
 
 export function chip(severity, text = severity) {

@@ -6,11 +6,21 @@ import {get, load} from './server.js';
 
 const figures = new Set();
 let themes = null;
+let preparing = null;
 let dark = false;
 
-export function setThemes(given) {
-  themes = given;
-  for (const figure of figures) figure.draw();
+// The looks of figures, and plotly, which draws them: asked for once, and again if that failed.
+export function prepare() {
+  preparing ??= get('themes')
+    .then(async ({plotly, ...looks}) => {
+      await load(`plotly.min.js?version=${encodeURIComponent(plotly)}`);
+      themes = looks;
+    })
+    .catch((error) => {
+      preparing = null;
+      throw error;
+    });
+  return preparing;
 }
 
 export function retheme(isDark) {
@@ -68,10 +78,7 @@ export class Figure {
     const turn = ++this.asked;
     this.root.classList.add('waiting');
     try {
-      const [answer] = await Promise.all([
-        get('figure', this.parameters),
-        load('plotly.min.js'),
-      ]);
+      const [answer] = await Promise.all([get('figure', this.parameters), prepare()]);
       if (turn !== this.asked) return;
       this.answer = answer;
       this.status.hidden = true;
@@ -90,7 +97,7 @@ export class Figure {
   }
 
   draw() {
-    if (this.answer === null || themes === null) return;
+    if (this.answer === null) return;
     if (!this.plot.clientWidth) return; // hidden; fit() draws it when it is shown
     this.width = this.plot.clientWidth;
     const layout = {

@@ -1,7 +1,7 @@
 // The head of the page: the views, and which runs they show.
 
-import {isSelected, select} from './address.js';
-import {choice, element} from './dom.js';
+import {isFiltered, isSelected, select} from './address.js';
+import {choice, element, replace} from './dom.js';
 
 const VIEWS = {
   overview: 'Overview',
@@ -20,16 +20,15 @@ export function pageHeader(app) {
         'button',
         {
           'data-view': name,
-          'aria-current': name === app.state.view ? 'page' : null,
+          'data-focus': title,
+          'aria-current': name === app.view ? 'page' : null,
           onclick: () => app.go({view: name}),
         },
         title,
       ),
     ),
   );
-  const focused = document.activeElement?.dataset?.view;
-  app.header.replaceChildren(views, ...runs(app));
-  if (focused) app.header.querySelector(`[data-view="${focused}"]`)?.focus();
+  replace(app.header, views, ...runs(app));
 }
 
 function runs(app) {
@@ -37,18 +36,26 @@ function runs(app) {
   const one = options.length
     ? [choice('Run', options, app.run.name, (name) => app.go({run: name}))]
     : [];
-  return app.catalogue.runs.length > 1 ? [...one, selected(app)] : one;
+  const all = app.catalogue.runs.length;
+  return all > 1 || all > app.runs.length ? [...one, selected(app)] : one;
 }
 
 // Which runs are shown, as in the sidebars of TensorBoard's own tabs.
 function selected(app) {
   const boxes = app.catalogue.runs.map((run) => {
-    const box = element('input', {type: 'checkbox', checked: isSelected(run.name)});
+    const filtered = isFiltered(run.name);
+    const box = element('input', {
+      type: 'checkbox',
+      checked: isSelected(run.name),
+      disabled: filtered,
+      'data-focus': `run ${run.name}`,
+    });
     box.addEventListener('change', () => {
       select(run.name, box.checked);
       app.show();
     });
-    return element('label', {}, box, run.label);
+    const title = filtered ? 'Left out by the filter of the runs of Time Series' : null;
+    return element('label', {title}, box, run.label);
   });
   const open = document.querySelector('.runs')?.open;
   return element(

@@ -1,9 +1,9 @@
 // The tab "BN Scope". TensorBoard imports this module into a frame and calls render().
 
-import {get, load} from './server.js';
-import {element} from './dom.js';
+import {get} from './server.js';
+import {element, replace} from './dom.js';
 import * as host from './host.js';
-import {dropFigures, refreshFigures, retheme, setThemes} from './figure.js';
+import {dropFigures, prepare, refreshFigures, retheme} from './figure.js';
 import * as address from './address.js';
 import {pageHeader} from './header.js';
 import {overview} from './overview.js';
@@ -43,10 +43,14 @@ class App {
       this.state = state;
       this.show();
     });
-    const loading = [get('themes').then(setThemes), load('plotly.min.js')];
+    prepare().catch(() => {}); // figures tell what went wrong
     await this.reload();
     host.onReload(() => this.reload());
-    await Promise.allSettled(loading); // figures tell what went wrong
+  }
+
+  // The view that is shown; an address may name anything.
+  get view() {
+    return Object.hasOwn(VIEWS, this.state.view) ? this.state.view : 'overview';
   }
 
   // The runs that are selected in TensorBoard.
@@ -59,9 +63,15 @@ class App {
     return this.runs.find((run) => run.name === this.state.run) ?? this.runs[0];
   }
 
-  // The runs that are compared: as many as there are colours.
+  // The runs that are compared, the chosen one among them: as many as there are colours.
   get compared() {
-    return this.runs.slice(0, this.catalogue.most_runs);
+    const first = this.runs.slice(0, this.catalogue.most_runs);
+    return !this.run || first.includes(this.run) ? first : [...first.slice(0, -1), this.run];
+  }
+
+  get leftOut() {
+    const left = this.runs.length - this.compared.length;
+    return left > 0 ? `${left} more of ${this.runs.length} runs are not shown.` : '';
   }
 
   // Changes the state and shows it; the address tells it, and the browser's Back undoes it.
@@ -80,15 +90,17 @@ class App {
   // New data: the same view with what is there now.
   async reload() {
     const before = JSON.stringify(this.catalogue.runs);
+    const turn = this.shown;
     try {
       this.catalogue = await get('runs');
     } catch (error) {
-      this.fail(error);
+      this.fail(error, turn);
       return;
     }
     if (this.refresh && JSON.stringify(this.catalogue.runs) === before) return;
     if (this.refresh && this.key === this.names()) {
-      await this.refresh().catch((error) => this.fail(error));
+      const shown = this.shown;
+      await this.refresh().catch((error) => this.fail(error, shown));
       refreshFigures();
     } else {
       await this.show();
@@ -105,26 +117,32 @@ class App {
     this.refresh = null;
     pageHeader(this);
     if (!this.run) {
-      this.main.replaceChildren(nothing(this.catalogue.runs.length > 0));
+      this.fill(nothing(this.catalogue.runs.length > 0));
       this.refresh = async () => {};
       return;
     }
-    const view = VIEWS[this.state.view] ?? overview;
-    const page = element('div', {class: 'page', 'data-page': this.state.view});
+    const page = element('div', {class: 'page', 'data-page': this.view});
     try {
-      const refresh = await view(this, page);
+      const refresh = await VIEWS[this.view](this, page);
       if (turn !== this.shown) return;
-      this.main.replaceChildren(page);
-      dropFigures();
+      this.fill(page);
       this.refresh = refresh ?? (async () => {});
     } catch (error) {
-      if (turn === this.shown) this.fail(error);
+      this.fail(error, turn);
     }
   }
 
-  fail(error) {
+  fill(child) {
+    replace(this.main, child);
+    dropFigures();
+  }
+
+  // Tells what went wrong, unless another view has been opened since.
+  fail(error, turn) {
+    if (turn !== this.shown) return;
+    this.shown++;
     this.refresh = null;
-    this.main.replaceChildren(
+    this.fill(
       element(
         'div',
         {class: 'failure', role: 'alert'},

@@ -1,6 +1,6 @@
 // One layer: quantiles over steps, its channels, one of them, and their distribution.
 
-import {chip, choice, element, link, number, plural} from './dom.js';
+import {chip, choice, element, link, number, plural, replace} from './dom.js';
 import {Figure} from './figure.js';
 import {get} from './server.js';
 
@@ -13,9 +13,7 @@ const SORTS = [
 
 export async function layer(app, page) {
   const run = app.run.name;
-  const [known, health, {steps}] = await Promise.all(
-    ['model', 'health', 'steps'].map((route) => get(route, {run})),
-  );
+  const [known, health, {steps}] = await ask(run);
   const watched = known.layers.filter((each) => each.watched);
   const shown =
     watched.find((each) => each.layer === app.state.layer) ??
@@ -26,22 +24,27 @@ export async function layer(app, page) {
     return;
   }
   const here = {run, layer: shown.layer};
+  const line = element('p', {class: 'note'}, facts(shown));
   const told = element('div', {class: 'alerts'}, alerts(app, health, shown));
   const chosen = histograms(app, here, steps);
   page.append(
-    facts(shown),
+    line,
     told,
     new Figure(`Statistics of ${shown.layer} over steps`, {figure: 'bands', ...here}).root,
     ...channels(app, here, shown, health),
     ...chosen.elements,
   );
   return async () => {
-    const [health, {steps}] = await Promise.all(
-      ['health', 'steps'].map((route) => get(route, {run})),
-    );
-    told.replaceChildren(...alerts(app, health, shown));
+    const [known, health, {steps}] = await ask(run);
+    const now = known.layers.find((each) => each.layer === shown.layer) ?? shown;
+    line.replaceChildren(facts(now));
+    replace(told, ...alerts(app, health, now));
     chosen.extend(steps);
   };
+}
+
+function ask(run) {
+  return Promise.all(['model', 'health', 'steps'].map((route) => get(route, {run})));
 }
 
 // The layer to begin with: the one in most trouble.
@@ -59,6 +62,7 @@ function picker(app, watched, shown) {
       {
         disabled: !other || index < 0,
         title: other && index >= 0 ? other.layer : null,
+        'data-focus': text,
         onclick: () => app.go({layer: other.layer, channel: '', step: ''}),
       },
       text,
@@ -89,7 +93,7 @@ function facts(shown) {
       ? `mini-batch statistics not told: ${shown.status}`
       : null,
   ];
-  return element('p', {class: 'note'}, parts.filter(Boolean).join(' · '));
+  return parts.filter(Boolean).join(' · ');
 }
 
 function alerts(app, health, shown) {
@@ -169,7 +173,8 @@ function channels(app, here, shown, health) {
 
 // The channel to follow: the chosen one, else the first that an alert names.
 function channel(app, shown, health) {
-  if (app.state.channel) return app.state.channel;
+  const chosen = Number(app.state.channel || NaN);
+  if (Number.isInteger(chosen) && chosen >= 0 && chosen < shown.watched) return String(chosen);
   const found = health.troubles.find((trouble) => trouble.layer === shown.layer);
   return found?.channels.length ? String(found.channels[0][0]) : '';
 }

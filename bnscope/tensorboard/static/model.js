@@ -1,6 +1,6 @@
 // The BN layers in forward order: what feeds them, and whether they fold.
 
-import {element, link, number, table} from './dom.js';
+import {element, link, number, plural, table} from './dom.js';
 import {get} from './server.js';
 
 export async function model(app, page) {
@@ -24,7 +24,11 @@ export async function model(app, page) {
       : element('span', {}, `kept: ${row.reason ?? '?'}`, row.detail ? `, ${row.detail}` : ''),
   ]);
   page.append(
-    element('h2', {}, `${known.model ?? 'Model'}: ${known.layers.length} BN layers in forward order`),
+    element(
+      'h2',
+      {},
+      `${known.model || 'Model'}: ${plural(known.layers.length, 'BN layer')} in forward order`,
+    ),
     table(
       ['layer', 'fed by', 'feeds', 'channels', 'momentum', 'epsilon', 'state', 'folds into'],
       rows,

@@ -1,6 +1,6 @@
 // Is Batch Normalization healthy, where not, and since when.
 
-import {chip, element, link, number, plural, table} from './dom.js';
+import {chip, element, link, number, plural, replace, table} from './dom.js';
 import {Figure} from './figure.js';
 import {get} from './server.js';
 
@@ -18,7 +18,7 @@ export async function overview(app, page) {
   );
   const fill = async () => {
     const healths = await Promise.all(app.compared.map(askHealth));
-    tables.replaceChildren(...sections(app, healths));
+    replace(tables, ...sections(app, healths));
     const readable = healths.filter((health) => !health.error);
     trends.root.hidden = !readable.length;
     if (readable.length) trends.set({run: readable.map((health) => health.run.name)});
@@ -59,6 +59,7 @@ function sections(app, healths) {
   if (healths.length > 1) rows.sort((a, b) => badness(a.trouble) - badness(b.trouble));
   return [
     headline(healths, rows),
+    app.leftOut ? element('p', {class: 'note'}, app.leftOut) : '',
     rows.length ? troubles(app, rows, healths.length > 1) : '',
     healths.length > 1 || healths.some((each) => each.error) ? runTable(app, healths) : '',
     ...healths.slice(0, 1).map((health) => lint(app, own(app, healths) ?? health)),
@@ -77,19 +78,23 @@ function badness(trouble) {
 // One sentence that says how it is.
 function headline(healths, rows) {
   const readable = healths.filter((health) => !health.error);
-  const lasting = rows.filter((row) => row.trouble.until === null);
   const worst = ['error', 'warning'].find((severity) =>
     readable.some((health) => health.verdict === severity),
   );
-  const layers = new Map(
-    lasting.map(({run, trouble}) => [`${run.name}\n${trouble.layer}`, trouble]),
-  );
-  const named = [...layers.values()]
-    .slice(0, MOST_NAMED)
-    .map((trouble) => `${trouble.layer} since step ${trouble.since}`);
-  const more = layers.size > MOST_NAMED ? `, and ${layers.size - MOST_NAMED} more` : '';
+  const layers = new Map(); // the first of each is the worst
+  for (const {run, trouble} of rows) {
+    const key = `${run.name}\n${trouble.layer}`;
+    if (trouble.until !== null || trouble.severity !== worst || layers.has(key)) continue;
+    const of = healths.length > 1 ? ` (${run.label})` : '';
+    layers.set(key, `${trouble.layer} since step ${trouble.since}${of}`);
+  }
+  const count = readable
+    .filter((health) => health.verdict === worst)
+    .reduce((sum, health) => sum + health.affected, 0);
+  const named = [...layers.values()].slice(0, MOST_NAMED);
+  const more = count > named.length ? `, and ${count - named.length} more` : '';
   const text = worst
-    ? `Batch Normalization is ${WORDS[worst]} in ${plural(layers.size, 'layer')}: ` +
+    ? `Batch Normalization is ${WORDS[worst]} in ${plural(count, 'layer')}: ` +
       `${named.join(', ')}${more}.`
     : readable.length
       ? `No alert lasts: ${readable.map(span).join('; ')}.`

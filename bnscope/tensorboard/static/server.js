@@ -39,7 +39,7 @@ export function load(name) {
           scripts.delete(name);
           reject(
             problem(
-              `${name} cannot be loaded.`,
+              `${name.split('?')[0]} cannot be loaded.`,
               "Is plotly installed? pip install 'bnscope[tensorboard]', then start TensorBoard anew.",
             ),
           );
