@@ -235,6 +235,13 @@ def import_keras_quietly() -> None:
         ) from error
 
 
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow as quietly, if it is there: TensorBoard reads event files with it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with contextlib.suppress(ModuleNotFoundError), _stderr_held_back():
+        import tensorflow as tf  # noqa: F401
+
+
 @contextmanager
 def _stderr_held_back() -> Iterator[None]:
     """Holds back what is written to the file descriptor; shows it if there is an error."""

@@ -78,10 +78,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _logged(log_dir: Path) -> dict[str, Run]:
     """The runs of a log directory; those that cannot be read are told and left out."""
+    from bnscope.backend import import_tensorflow_quietly
     from bnscope.events import find, read
 
     if not log_dir.is_dir():
         raise BnscopeError(f"There is no directory {log_dir}.", "Give a log directory.")
+    import_tensorflow_quietly()
     runs: dict[str, Run] = {}
     errors = []
     for name, path in find(log_dir).items():
