@@ -456,22 +456,26 @@ def test_what_thinning_held_back_is_recorded_at_the_end(rng, tmp_path, monkeypat
     assert len(run.steps) < 15
 
 
-def test_values_beyond_float32_make_no_noise(rng):
+def test_values_beyond_float32_make_no_noise(rng, capsys):
     class Explode(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 2:
                 self.model.get_layer("inner").moving_variance.assign(np.full(8, 3e38))
 
     x, y = data(rng)
+    monitor = BatchNormMonitor(update_freq=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         model(0.999).fit(
             x,
             y,
             batch_size=BATCH,
-            callbacks=[Explode(), BatchNormMonitor(update_freq=1)],
+            callbacks=[Explode(), monitor],
             verbose=0,
         )
+    # A warning in the monitor would be an error there, which ends the alerts or the watching.
+    assert "any more" not in capsys.readouterr().out
+    assert len(monitor.history.steps) == len(x) // BATCH
 
 
 def test_a_log_directory_that_cannot_be_written_ends_nothing(rng, tmp_path, capsys):
