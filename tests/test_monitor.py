@@ -528,6 +528,7 @@ def test_a_model_that_fit_builds_is_watched(rng):
     ("options", "message"),
     [
         ({"update_freq": 0}, "update_freq must be a number of steps, at least 1, got 0"),
+        ({"update_freq": True}, "update_freq must be"),
         ({"channel_freq": "batch"}, "channel_freq must be"),
         ({"layers": "bn*"}, r"layers must be a list of globs, got the text 'bn\*'"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import keras  # noqa: TID253  a Keras callback is a Keras class
 
 from bnscope.bn import Array
+from bnscope.callbacks.arguments import check_update_freq
 from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import ends_nothing, say
 from bnscope.callbacks.reader import Reader, is_built, reader_for
@@ -253,11 +254,7 @@ def _check_arguments(choice: Choice, on: Any, action: Any, update_freq: Any) -> 
         raise BnscopeError(
             f"There is no action {action!r}.", 'Use "warn", "stop" or "restore".'
         )
-    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
-        raise BnscopeError(
-            f"update_freq must be a number of steps, at least 1, got {update_freq!r}.",
-            "The default is 10.",
-        )
+    check_update_freq(update_freq)
     rule = NanStatistics
     if action == "restore" and not choice.holds(rule.code, rule.severity):
         raise BnscopeError(

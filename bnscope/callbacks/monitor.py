@@ -12,12 +12,17 @@ import keras  # noqa: TID253  a Keras callback is a Keras class
 
 from bnscope.backend import is_chief
 from bnscope.bn import Array
+from bnscope.callbacks.arguments import (
+    check_channel_freq,
+    check_layers,
+    check_update_freq,
+)
 from bnscope.callbacks.board import Board, board_for
 from bnscope.callbacks.messages import ends_nothing, say, what_changed
 from bnscope.callbacks.observing import CompiledFlags, Observer
 from bnscope.callbacks.reader import Reader, is_built, reader_for
 from bnscope.callbacks.updates import UpdateCounter
-from bnscope.errors import BnscopeError, first_line
+from bnscope.errors import first_line
 from bnscope.events import last_step
 from bnscope.events.background import Background
 from bnscope.events.run import Run
@@ -80,7 +85,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         alerts: bool = True,  # noqa: FBT001, FBT002  as in Keras
     ) -> None:
         super().__init__()
-        _check_arguments(update_freq, channel_freq, layers)
+        check_update_freq(update_freq)
+        check_channel_freq(channel_freq)
+        check_layers(layers)
         self.log_dir = None if log_dir is None else Path(log_dir)
         self.update_freq = update_freq
         self.layers = None if layers is None else list(layers)
@@ -459,23 +466,3 @@ def _look(  # noqa: PLR0913, PLR0917
     except Exception as error:  # noqa: BLE001
         return found, error
     return found, None
-
-
-def _check_arguments(update_freq: Any, channel_freq: Any, layers: Any) -> None:
-    if not isinstance(update_freq, int) or update_freq < 1:
-        raise BnscopeError(
-            f"update_freq must be a number of steps, at least 1, got {update_freq!r}.",
-            "The default is 10.",
-        )
-    named = channel_freq is None or channel_freq == "epoch"
-    if not named and not (isinstance(channel_freq, int) and channel_freq >= 1):
-        raise BnscopeError(
-            f'channel_freq must be "epoch", a number of logged steps or None, got '
-            f"{channel_freq!r}.",
-            'The default is "epoch".',
-        )
-    if isinstance(layers, str):
-        raise BnscopeError(
-            f"layers must be a list of globs, got the text {layers!r}.",
-            f"Use [{layers!r}].",
-        )
