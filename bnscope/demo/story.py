@@ -60,7 +60,7 @@ def tell(settings: Settings, log_dir: Path) -> None:
         line(f"  {_tensorboard()} --logdir {shlex.quote(str(log_dir))}"),
         line(""),
         line(
-            "Scalars: batch_norm/initial_share of both runs. Text: lint report and alerts."
+            "The tab BN Scope shows both runs. Scalars has batch_norm/initial_share, Text the lint report and alerts."
         ),
     )
 
