@@ -4,7 +4,7 @@ Writes runs of the widths of ResNet50 (two, 1,000 logged steps and 100 epochs of
 of ResNet152 (one, the same) and a long one of ResNet50 (100,000 steps, every tenth read, with an
 extreme at step 70,000 and NaN from 95,000 on), by the recorder that the monitor uses, out of
 random values. Starts TensorBoard on a free port and opens the tab in Chromium (Debian's
-`chromium` and `chromium-driver`).
+`chromium`), which nobody drives or debugs.
 
 The time of the first view runs from when TensorBoard opens the tab's frame to when all its
 figures are drawn; that of another view from the click. The server is fresh for each kind of
@@ -33,7 +33,8 @@ from bnscope.watching.recorder import Recorder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 
-from browser import Browser, TensorBoard  # type: ignore[import-not-found]
+from browser import TensorBoard  # type: ignore[import-not-found]
+from chromium import Chromium
 
 
 def resnet(blocks: tuple[int, ...]) -> Layout:
@@ -126,7 +127,7 @@ def watched(pid: int) -> Iterator[Memory]:
 
 def measure(title: str, folder: Path, arguments: list[str], rounds: int) -> None:
     print(f"{title}, {' '.join(arguments)} (limits: first view 2 s, others 1 s, 200 MB)")
-    with TensorBoard(folder, *arguments) as server, Browser() as browser:
+    with TensorBoard(folder, *arguments) as server, Chromium() as browser:
         with watched(server.pid) as memory:
             for _ in range(rounds):
                 first = browser.open(server.url)

@@ -264,6 +264,21 @@ def test_one_channel_is_followed(run):
     assert f"channel {lowest}" in figures.channel(run, LAYERS[1]).layout.title.text
 
 
+def test_the_middle_of_the_channels_is_that_of_the_finite_ones(run):
+    for place, value in ((1, np.nan), (2, -np.inf)):
+        run._channels[1][1][0, WIDTHS[0] + place] = value
+    run._channels[2][1][0, WIDTHS[0] : WIDTHS[0] + WIDTHS[1]] = np.nan
+    (followed, *_) = (
+        trace
+        for trace in figures.channel(run, LAYERS[1], 4).data
+        if trace.name == "channel 4"
+    )
+    values = run.channels(LAYERS[1], "gamma")
+    expected = [np.quantile(row[np.isfinite(row)], [0.05, 0.95]) for row in values[:2]]
+    np.testing.assert_allclose(followed.customdata[:2, 1:], expected, rtol=1e-6)
+    assert np.isnan(followed.customdata[2, 1:]).all()
+
+
 def test_histograms_count_every_channel_and_name_those_that_are_not_finite(run):
     run._channels[-1][1][0, :2] = np.inf
     figure = figures.histograms(run, LAYERS[0])

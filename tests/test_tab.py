@@ -356,6 +356,9 @@ def test_damaged_and_foreign_events_are_told_and_spoil_no_other_run(tmp_path, rn
     other = server.json("health", run="foreign/bnscope")
     assert other["error"].startswith("The events of foreign/bnscope cannot be read")
     assert server.get("figure", figure="layers", run="later/bnscope")[0] == 400
+    drawn = server.json("figure", figure="trends", run=["later/bnscope", "good/bnscope"])
+    assert {trace["name"] for trace in drawn["data"]} == {"good"}
+    assert server.get("figure", figure="trends", run="later/bnscope")[0] == 400
 
 
 @pytest.mark.parametrize("fast", ["true", "false"])
@@ -393,6 +396,20 @@ def test_of_two_writers_at_once_the_last_one_is_whole_and_in_order(tmp_path, rng
         return data and list(values(data[0]["x"]))
 
     server.wait(lambda: steps() == expected)
+
+
+def test_a_request_asks_once_what_runs_there_are(server, monkeypatch):
+    asked = []
+    listing = Source._listed
+    monkeypatch.setattr(
+        Source,
+        "_listed",
+        lambda self, only: asked.append(len(self._known)) or listing(self, only),
+    )
+    names = server.names()
+    server.json("figure", figure="trends", run=names)
+    assert len(asked) > len(names)
+    assert max(asked) == 1
 
 
 def test_a_run_is_read_again_only_when_it_has_grown(tmp_path, rng, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ State = frozenset[tuple[str, int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where TensorBoard's runs are read.
+    """Where TensorBoard's runs are read, for one request: what there is is asked for once.
 
     Args:
         provider: its `DataProvider`.
@@ -36,17 +36,22 @@ class Source:
     provider: Any
     context: Any
     experiment: str
+    # Each of the data server's answers may take 40 ms, however short it is.
+    _known: dict[str | None, dict[str, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def states(self, names: Sequence[str] | None = None) -> dict[str, State]:
+    def states(self, only: str | None = None) -> dict[str, State]:
         """The runs that hold events of bnscope, each with a state that changes as it grows.
 
         Args:
-            names: which runs to look at; None for all.
+            only: the run to look at; None for all.
         """
-        listed = self._listed(names)
         return {
-            name: frozenset((tag, each.max_step, each.max_wall_time) for tag, each in tags)
-            for name, tags in ((name, series.items()) for name, series in listed.items())
+            name: frozenset(
+                (tag, each.max_step, each.max_wall_time) for tag, each in tags.items()
+            )
+            for name, tags in self._listed(only).items()
         }
 
     def read(self, name: str) -> Run:
@@ -58,7 +63,7 @@ class Source:
         Raises:
             BnscopeError: if there is no such run, or its events cannot be read.
         """
-        tags = self._listed([name]).get(name)
+        tags = self._listed(name).get(name)
         if not tags:
             raise gone(name)
         with readable(name):
@@ -83,16 +88,20 @@ class Source:
             self._add_channels(whole, name, alive, SAMPLES)
         return whole
 
-    def _listed(self, names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    def _listed(self, only: str | None) -> dict[str, dict[str, Any]]:
+        """The tags of one run, or of all, by run."""
         from tensorboard.data.provider import RunTagFilter
 
-        found: dict[str, dict[str, Any]] = self.provider.list_tensors(
-            self.context,
-            experiment_id=self.experiment,
-            plugin_name=schema.PLUGIN,
-            run_tag_filter=RunTagFilter(runs=names),
-        )
-        return found
+        if only is not None and None in self._known:
+            only = None
+        if only not in self._known:
+            self._known[only] = self.provider.list_tensors(
+                self.context,
+                experiment_id=self.experiment,
+                plugin_name=schema.PLUGIN,
+                run_tag_filter=RunTagFilter(runs=None if only is None else [only]),
+            )
+        return self._known[only]
 
     def _read(self, name: str, tags: Mapping[str, Any]) -> Run:
         run = Run()

@@ -17,6 +17,7 @@ from bnscope.statistics.layout import VARIABLES
 SORTS = ("worst", "change", "number")
 _ROW = 14
 _LEAST_HEIGHT, _MOST_HEIGHT = 220, 700
+_ENDS = (0.05, 0.95)
 _NONE_YET = "values of every channel are recorded at the end of epochs"
 
 
@@ -137,8 +138,10 @@ def _order(values: Array, variable: str, sort: str) -> npt.NDArray[np.int64]:
 
 def _middle(values: Array) -> tuple[Array, Array]:
     """5 and 95 % quantile of the channels at each step."""
-    finite = np.where(np.isfinite(values), values, np.nan)
-    missing = np.isnan(finite).all(1)
-    finite[missing] = 0.0
-    low, high = np.nanquantile(finite, [0.05, 0.95], axis=1)
-    return np.where(missing, np.nan, low), np.where(missing, np.nan, high)
+    finite = np.isfinite(values)
+    whole = finite.all(1)
+    ends = np.full((len(values), 2), np.nan)
+    ends[whole] = np.quantile(values[whole], _ENDS, axis=1).T  # many times as fast
+    for step in np.flatnonzero(finite.any(1) & ~whole):
+        ends[step] = np.quantile(values[step, finite[step]], _ENDS)
+    return ends[:, 0], ends[:, 1]

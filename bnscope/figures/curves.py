@@ -84,7 +84,7 @@ def line(  # noqa: PLR0913
     color: str,
     name: str,
     told: Mapping[str, Array],
-    hover: Sequence[str] | None = None,
+    hover: npt.NDArray[np.str_] | None = None,
     legend: bool = False,
 ) -> Trace:
     """One line; short ones have markers, so that single values are seen.
@@ -106,9 +106,9 @@ def line(  # noqa: PLR0913
         **_columns(told),
         "showlegend": legend,
         "hoverinfo": None,
-        "hovertemplate": f"step %{{x}}: %{{customdata[0]:.4g}}{'<br>%{text}' if hover else ''}"
+        "hovertemplate": f"step %{{x}}: %{{customdata[0]:.4g}}{'' if hover is None else '<br>%{text}'}"
         f"<extra>{name}</extra>",
-        "text": list(hover) if hover else None,
+        "text": hover,
     }
 
 

@@ -81,13 +81,14 @@ def _trace(run: Run, trend: _Trend, number: int, name: str) -> Trace:
     badness = np.nan_to_num(-layers if trend.smallest else layers, nan=-np.inf)
     worst = badness.argmax(1)
     values = np.take_along_axis(layers, worst[:, None], 1)[:, 0]
+    names = np.array([labels.text(layer) for layer in run.layers])
     return curves.line(
         bins.steps,
         positive(values) if trend.log else values,
         color=theme.RUNS[number % len(theme.RUNS)],
         name=labels.text(name),
         told={"y": values},
-        hover=[labels.text(run.layers[layer]) for layer in worst],
+        hover=names[worst],
     )
 
 

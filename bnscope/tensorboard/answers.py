@@ -60,6 +60,7 @@ def model(store: Store, source: Source, query: _Query) -> Any:
     run = store.run(source, _name(query))
     rows = {row.get("layer"): row for row in run.start.get("layers") or ()}
     watched = dict(zip(run.layers, run.widths, strict=True))
+    statuses = _statuses(run)
     names = list(dict.fromkeys([*rows, *watched]))
     return {
         "model": run.start.get("model"),
@@ -68,7 +69,7 @@ def model(store: Store, source: Source, query: _Query) -> Any:
                 **{key: rows.get(name, {}).get(key) for key in _ROW},
                 "layer": name,
                 "watched": watched.get(name),
-                "status": _status(run, name),
+                "status": statuses.get(name),
             }
             for name in names
         ],
@@ -131,14 +132,24 @@ class _Asked:
 
     @property
     def runs(self) -> Mapping[str, Run]:
-        """The runs, by what people call them."""
+        """The runs, by what people call them; those that cannot be read are left out.
+
+        Raises:
+            BnscopeError: if none is chosen, or none can be read.
+        """
         names = self._query.getlist("run")[: len(theme.RUNS)]
         if not names:
             raise BnscopeError("No run is chosen.", "Choose one.")
         labels = run_names(self._source.states())
-        return {
-            labels.get(name, name): self._store.run(self._source, name) for name in names
-        }
+        found = {}
+        for name in names:
+            try:
+                found[labels.get(name, name)] = self._store.run(self._source, name)
+            except BnscopeError as error:
+                problem = error
+        if not found:
+            raise problem
+        return found
 
     def text(self, name: str, default: str | None = None) -> Any:
         """A value of the query; the default if it is not there or empty."""
@@ -193,9 +204,11 @@ def _name(query: _Query) -> str:
     return str(name)
 
 
-def _status(run: Run, layer: str) -> str | None:
-    """Whether a layer's mini-batch statistics could be told at the last step."""
-    if layer not in run.layers or not len(run.steps):
-        return None
-    number = run.field("status")[-1, run.layers.index(layer)]
-    return run.statuses[int(number)] if 0 <= number < len(run.statuses) else None
+def _statuses(run: Run) -> dict[str, str]:
+    """Whether each layer's mini-batch statistics could be told at the last step."""
+    last = run.field("status")[-1:].ravel()
+    return {
+        layer: run.statuses[int(number)]
+        for layer, number in zip(run.layers, last, strict=bool(len(last)))
+        if 0 <= number < len(run.statuses)
+    }

@@ -116,7 +116,7 @@ def _give_back() -> None:
 
 
 def _state(source: Source, name: str) -> State:
-    state = source.states([name]).get(name)
+    state = source.states(name).get(name)
     if state is None:
         raise gone(name)
     return state

@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
-_FLAGS = (
+FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -28,21 +28,25 @@ _FLAGS = (
 )
 # Of TensorBoard's own page, whatever it shows.
 _KNOWN_WARNINGS = ("Multiple instances of Three.js", "software WebGL", "GL Driver Message")
-# When every figure of the view is there and drawn, in ms since the frame was opened.
-_WHEN_DRAWN = """
-const [view, done] = arguments;
-const drawn = (figure) =>
-  !figure.classList.contains('waiting') &&
-  figure.querySelector('.main-svg .trace, .main-svg .hm, .main-svg .annotation');
-(function look() {
-  const shown = document.querySelector('[data-view][aria-current]')?.dataset.view;
-  const figures = [...document.querySelectorAll('main .figure')];
-  const page = document.querySelector('main .page')?.dataset.page;
-  const ready = page === view && shown === view && figures.every(drawn) &&
-    (figures.length || document.querySelector('main td'));
-  if (ready) done(performance.now());
-  else setTimeout(look, 5);
-})();
+# A function: when every figure of the view is there and drawn, in ms since the frame was opened.
+WHEN_DRAWN = """
+(findFrame, view, done) => {
+  const drawn = (figure) =>
+    !figure.classList.contains('waiting') &&
+    figure.querySelector('.main-svg .trace, .main-svg .hm, .main-svg .annotation');
+  const ready = (frame) => {
+    const shown = frame.querySelector('[data-view][aria-current]')?.dataset.view;
+    const figures = [...frame.querySelectorAll('main .figure')];
+    const page = frame.querySelector('main .page')?.dataset.page;
+    return page === view && shown === view && figures.every(drawn) &&
+      (figures.length || frame.querySelector('main td'));
+  };
+  (function look() {
+    const frame = findFrame();
+    if (frame && ready(frame)) done(frame.defaultView.performance.now());
+    else setTimeout(look, 5);
+  })();
+}
 """
 
 
@@ -58,6 +62,11 @@ def missing() -> list[str]:
         except ImportError:
             found.append(f"{module} (pip install -e '.[dev]')")
     return found
+
+
+def executable() -> str:
+    """Where Chromium is."""
+    return shutil.which("chromium") or ""
 
 
 class TensorBoard:
@@ -137,10 +146,10 @@ class Browser:
         from selenium import webdriver
 
         options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium") or ""
+        options.binary_location = executable()
         self._downloads = tempfile.TemporaryDirectory()
         self.downloads = Path(self._downloads.name)
-        for flag in (*_FLAGS, f"--window-size={size[0]},{size[1]}"):
+        for flag in (*FLAGS, f"--window-size={size[0]},{size[1]}"):
             options.add_argument(flag)
         options.add_experimental_option(
             "prefs", {"download.default_directory": self._downloads.name}
@@ -175,7 +184,8 @@ class Browser:
     def drawn(self, view: str) -> float:
         """Waits until a view is drawn; seconds since the frame was opened."""
         self.enter()
-        return float(self.driver.execute_async_script(_WHEN_DRAWN, view)) / 1000
+        script = f"({WHEN_DRAWN})(() => document, ...arguments)"
+        return float(self.driver.execute_async_script(script, view)) / 1000
 
     def timed_view(self, view: str) -> float:
         """Clicks on a view; seconds until it is drawn."""

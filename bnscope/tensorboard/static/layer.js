@@ -13,7 +13,7 @@ const SORTS = [
 
 export async function layer(app, page) {
   const run = app.run.name;
-  const [known, health, {steps}] = await ask(run);
+  const [known, health] = await ask(run);
   const watched = known.layers.filter((each) => each.watched);
   const shown =
     watched.find((each) => each.layer === app.state.layer) ??
@@ -26,25 +26,21 @@ export async function layer(app, page) {
   const here = {run, layer: shown.layer};
   const line = element('p', {class: 'note'}, facts(shown));
   const told = element('div', {class: 'alerts'}, alerts(app, health, shown));
-  const chosen = histograms(app, here, steps);
-  page.append(
-    line,
-    told,
-    new Figure(`Statistics of ${shown.layer} over steps`, {figure: 'bands', ...here}).root,
-    ...channels(app, here, shown, health),
-    ...chosen.elements,
-  );
+  // The server reads the values of every channel for all but the first.
+  const bands = new Figure(`Statistics of ${shown.layer} over steps`, {figure: 'bands', ...here});
+  const each = channels(app, here, shown, health);
+  const chosen = histograms(app, here);
+  page.append(line, told, bands.root, ...each, ...chosen.elements);
   return async () => {
-    const [known, health, {steps}] = await ask(run);
+    const [[known, health]] = await Promise.all([ask(run), chosen.refresh()]);
     const now = known.layers.find((each) => each.layer === shown.layer) ?? shown;
     line.replaceChildren(facts(now));
     replace(told, ...alerts(app, health, now));
-    chosen.extend(steps);
   };
 }
 
 function ask(run) {
-  return Promise.all(['model', 'health', 'steps'].map((route) => get(route, {run})));
+  return Promise.all(['model', 'health'].map((route) => get(route, {run})));
 }
 
 // The layer to begin with: the one in most trouble.
@@ -179,9 +175,9 @@ function channel(app, shown, health) {
   return found?.channels.length ? String(found.channels[0][0]) : '';
 }
 
-// The distribution at a step: the elements, and what to do when there are more steps.
-function histograms(app, here, known) {
-  let steps = known;
+// The distribution at a step: the elements, and what to do when there may be more steps.
+function histograms(app, here) {
+  let steps = [];
   const figure = new Figure(`Distribution of the channels of ${here.layer}`, {
     figure: 'histograms',
     ...here,
@@ -198,19 +194,19 @@ function histograms(app, here, known) {
   });
   const controls = element(
     'div',
-    {class: 'controls'},
+    {class: 'controls', hidden: true},
     element('label', {class: 'choice'}, 'Step', slider, shown),
   );
-  const extend = (more) => {
-    steps = more;
+  const refresh = async () => {
+    ({steps} = await get('steps', {run: here.run}));
     controls.hidden = steps.length < 2;
     if (controls.hidden) return;
     slider.max = steps.length - 1;
     slider.value = nearest(steps, Number(app.state.step || steps.at(-1)));
     shown.textContent = `step ${steps[slider.value]}`;
   };
-  extend(known);
-  return {elements: [element('h2', {}, 'Distribution'), controls, figure.root], extend};
+  refresh().catch(() => {}); // the figure tells what went wrong
+  return {elements: [element('h2', {}, 'Distribution'), controls, figure.root], refresh};
 }
 
 function nearest(steps, step) {

@@ -17,11 +17,12 @@ export async function overview(app, page) {
     {click: (event) => openLayer(app, event)},
   );
   const fill = async () => {
-    const healths = await Promise.all(app.compared.map(askHealth));
+    const asked = app.compared.map(askHealth);
+    // At once: while plotly's script is compiled, the page can ask for nothing.
+    trends.set({run: app.compared.map((run) => run.name)});
+    const healths = await Promise.all(asked);
     replace(tables, ...sections(app, healths));
-    const readable = healths.filter((health) => !health.error);
-    trends.root.hidden = !readable.length;
-    if (readable.length) trends.set({run: readable.map((health) => health.run.name)});
+    trends.root.hidden = healths.every((health) => health.error);
   };
   await fill();
   page.append(
