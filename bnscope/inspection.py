@@ -92,6 +92,12 @@ class Inspection:
             "layers": [row.to_dict() for row in self.rows],
         }
 
+    def to_html(self) -> str:
+        """A page for browsers; no script in it."""
+        from bnscope.tables import inspection_page
+
+        return inspection_page(self)
+
     def __str__(self) -> str:
         from bnscope.tables import as_text, inspection_table
 

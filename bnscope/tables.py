@@ -19,6 +19,22 @@ if TYPE_CHECKING:
 _TABLE_WIDTH = 150
 # Rich measures every cell, a millisecond a row; more rows than this are not aligned.
 _MOST_ROWS = 500
+# Of an inspection, in the order of `_cells`.
+_COLUMNS = (
+    ("layer", "left"),
+    ("fed by", "left"),
+    ("feeds", "left"),
+    ("channels", "right"),
+    ("axis", "right"),
+    ("momentum", "right"),
+    ("epsilon", "right"),
+    ("gamma", "left"),
+    ("beta", "left"),
+    ("mean", "left"),
+    ("variance", "left"),
+    ("dead", "right"),
+    ("folds into", "left"),
+)
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
@@ -47,22 +63,26 @@ def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> 
 
 def inspection_table(inspection: Inspection) -> Table:
     """One row a BN layer."""
-    columns = [
-        ("layer", "left"),
-        ("fed by", "left"),
-        ("feeds", "left"),
-        ("channels", "right"),
-        ("axis", "right"),
-        ("momentum", "right"),
-        ("epsilon", "right"),
-        ("gamma", "left"),
-        ("beta", "left"),
-        ("mean", "left"),
-        ("variance", "left"),
-        ("dead", "right"),
-        ("folds into", "left"),
+    return table(_COLUMNS, (_cells(row) for row in inspection.rows))
+
+
+def inspection_page(inspection: Inspection) -> str:
+    """One row a BN layer, as a page of HTML."""
+    from bnscope import markup
+
+    heads = [title for title, _ in _COLUMNS]
+    parts = [
+        markup.tag("h1", inspection.path),
+        markup.tag(
+            "p", f"{len(inspection.rows)} BN layers in forward order", class_="note"
+        ),
+        markup.table(heads, map(_cells, inspection.rows)),
     ]
-    return table(columns, (_cells(row) for row in inspection.rows))
+    parts += [
+        markup.tag("p", f"not analysed: {text}.", class_="note")
+        for text in _left(inspection)
+    ]
+    return markup.document("bnscope inspect", markup.tag("main", *parts))
 
 
 def print_inspection(inspection: Inspection, stream: TextIO) -> None:
@@ -78,9 +98,16 @@ def print_inspection(inspection: Inspection, stream: TextIO) -> None:
             target.print()
             target.print(printable(row.layer), style="bold")
             target.print(table([("", "left"), ("", "left")], _facts(row)))
-    for part in inspection.not_analysed:
-        where = f"{part.layer}: " if part.layer else ""
-        target.print(f"not analysed: {printable(where + part.reason)}.")
+    for text in _left(inspection):
+        target.print(f"not analysed: {printable(text)}.")
+
+
+def _left(inspection: Inspection) -> list[str]:
+    """What could not be analysed, and why."""
+    return [
+        f"{part.layer}: {part.reason}" if part.layer else part.reason
+        for part in inspection.not_analysed
+    ]
 
 
 def fitting_table(

@@ -24,7 +24,7 @@ from bnscope.cli import output
 from bnscope.errors import UnreadableModelError
 from bnscope.graph.model import NotAnalysed
 from bnscope.linting import Finding, Report, formats
-from bnscope.linting.formats import html as html_format
+from bnscope.linting.formats import notebook
 from bnscope.rules.base import Severity
 
 SCHEMA = json.loads(
@@ -455,7 +455,7 @@ def test_junit_counts_failures_errors_and_skipped_parts(output_of):
     assert "]]><b>&\"'%0A" in hostile.text
 
 
-# Notebooks
+# Notebooks and pages
 
 
 class Tags(html.parser.HTMLParser):
@@ -464,12 +464,15 @@ class Tags(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.words = [], set(), ""
+        self.targets, self.anchors = [], []
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        if tag != "br":
+        self.targets += [value for name, value in attrs if name == "href"]
+        self.anchors += [f"#{value}" for name, value in attrs if name == "id"]
+        if tag not in {"br", "meta"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -509,15 +512,53 @@ def test_notebook_html_is_escaped():
     assert "<b>broken</b>" in Tags(failed._repr_html_()).words
 
 
+@pytest.mark.usefixtures("here")
+def test_a_page_names_every_layer_and_leads_to_every_model(output_of):
+    page = Tags(output_of("html"))
+    assert "2 errors, 29 warnings, 1 note in 5 models. 1 file could not be read." in (
+        page.words
+    )
+    assert {f"block{i}_conv: " for i in range(1, BLOCKS)} <= set(
+        re.findall(r"block\d+_conv: ", page.words)
+    )
+    assert "28 findings have a safe fix" in page.words
+    assert page.targets == page.anchors == [f"#model-{n + 1}" for n in range(len(ALL))]
+    assert "only.weights.h5" in page.words
+    assert Tags(output_of("html", "clean.keras")).targets == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_page_runs_nothing_and_asks_for_nothing(output_of):
+    text = output_of("html")
+    assert text.isascii()
+    assert Tags(text).tags <= {
+        *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p"),
+        *("div", "span", "table", "thead", "tbody", "tr", "th", "td"),
+        *("a", "b", "i", "details", "summary", "ul", "li"),
+    }
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+@pytest.mark.usefixtures("here")
+def test_an_inspection_is_a_page_too(run_cli):
+    code, out, err = run_cli("inspect", "hostile.json", "--output-format", "html")
+    assert (code, err) == (0, "")
+    page = Tags(out)
+    assert out.count("<tr>") == 1 + BLOCKS
+    assert "]]><b>&\"'%0A" in page.words
+    assert page.tags.isdisjoint({"b", "script"})
+    _, out, _ = run_cli("inspect", "only.weights.h5", "--output-format", "html")
+    assert "not analysed: " in Tags(out).words
+
+
 def luminance(color):
     channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
-@pytest.mark.parametrize(
-    "color", [*html_format._COLORS.values(), html_format._NOT_ANALYSED]
-)
+@pytest.mark.parametrize("color", [*notebook._COLORS.values(), notebook._NOT_ANALYSED])
 def test_notebook_badges_are_readable_and_stand_out_on_dark_and_light(color):
     own = luminance(color)
     assert 1.05 / (own + 0.05) >= 4.5  # white text on the badge: WCAG AA

@@ -38,11 +38,11 @@ def note(text: str) -> None:
     print(f"bnscope: note: {printable(text)}", file=sys.stderr)  # noqa: T201
 
 
-def add_format(parser: argparse.ArgumentParser) -> None:
-    """Adds `--output-format`."""
+def add_format(parser: argparse.ArgumentParser, *more: str) -> None:
+    """Adds `--output-format`: `full`, `json`, and more where there are some."""
     parser.add_argument(
         "--output-format",
-        choices=["full", "json"],
+        choices=["full", "json", *more],
         default="full",
         help="for people or for machines (default: %(default)s)",
     )

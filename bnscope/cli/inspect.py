@@ -20,7 +20,7 @@ def add(commands: Commands[Parser]) -> None:
     parser = commands.add_parser("inspect", help="show every BN layer of a saved model")
     parser.add_argument("path", metavar="FILE", help=".keras, .h5 or .json")
     add_model_config(parser)
-    add_format(parser)
+    add_format(parser, "html")
     parser.set_defaults(command=run)
 
 
@@ -31,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
     inspection = inspect(options.path, config=options.model_config)
     if options.output_format == "json":
         print_json(inspection.to_dict())
+    elif options.output_format == "html":
+        sys.stdout.write(inspection.to_html() + "\n")
     else:
         from bnscope.tables import print_inspection
 

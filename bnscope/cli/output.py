@@ -24,6 +24,7 @@ FORMATS = (
     "gitlab",
     "sarif",
     "junit",
+    "html",
 )
 _COUNTED = ("full", "concise", "json")
 # A report never takes the place of a model.

@@ -114,12 +114,18 @@ class Report:
 
         return render([self])
 
+    def to_html(self) -> str:
+        """The report as a page for browsers; no script in it."""
+        from bnscope.linting.formats.html import render
+
+        return render([self])
+
     def __str__(self) -> str:
         from bnscope.linting.formats.full import render
 
         return render([self])
 
     def _repr_html_(self) -> str:
-        from bnscope.linting.formats.html import render
+        from bnscope.linting.formats.notebook import render
 
         return render([self])

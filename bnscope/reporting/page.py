@@ -13,7 +13,7 @@ from bnscope.figures import theme
 from bnscope.figures.loading import script
 from bnscope.health import Found, Health, Trouble, badness, examine
 from bnscope.linting.formats.common import listed
-from bnscope.reporting.markup import Markup, chip, joined, table, tag
+from bnscope.markup import Markup, chip, document, joined, table, tag
 from bnscope.rules.base import plural
 from bnscope.strict_json import dumps
 
@@ -83,20 +83,13 @@ class Page:
             tag("script", _inert(text), type="application/json", id=f"figure-{number}")
             for number, text in enumerate(self._data)
         ]
-        head = [
-            Markup('<meta charset="utf-8">'),
-            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            tag("title", "bnscope report"),
-            tag("style", Markup((_STATIC / "style.css").read_text())),
-        ]
-        body = [
+        return document(
+            "bnscope report",
             tag("main", *self._parts, class_="report"),
             *data,
             tag("script", _inert(themes), type="application/json", id="themes"),
             *(tag("script", Markup(text)) for text in scripts),
-        ]
-        page = tag("html", tag("head", *head), tag("body", *body), lang="en")
-        return f"<!doctype html>\n{page}\n"
+        )
 
     def _figure(self, figure: Any) -> Markup:
         """A place for a figure, which is drawn when it is scrolled to."""
@@ -242,7 +235,7 @@ def _finding(found: Found) -> list[str]:
     message = found.layers[0][1]
     return [
         chip(found.severity),
-        tag("b", f"{found.code} {found.name}"),
+        tag("b", f"{found.code} {found.name}", class_="rule"),
         listed([layer or "the model" for layer, _ in found.layers], _MOST_LISTED),
         joined([f"{message} ", tag("i", found.advice)]),
     ]

@@ -45,7 +45,6 @@ function buttons(plot) {
 }
 
 function restyle() {
-  document.body.classList.toggle('dark', isDark());
   for (const plot of document.querySelectorAll('.plot')) if (plot.drawn) draw(plot);
 }
 
@@ -61,7 +60,6 @@ const seen = new IntersectionObserver(
 for (const plot of document.querySelectorAll('.plot')) seen.observe(plot);
 window.addEventListener('beforeprint', () => {
   printing = true;
-  document.body.classList.remove('dark');
   for (const plot of document.querySelectorAll('.plot')) draw(plot);
 });
 window.addEventListener('afterprint', () => {

@@ -1,6 +1,6 @@
 """Output formats, one file each, known by name.
 
-Formats for people make lines with styles (`lines`), those for machines make text (`render`).
+Formats for terminals make lines with styles (`lines`), all others make text (`render`).
 Everything that comes out of files is neutralized: control characters are spelled out, and each
 format escapes what means something in it.
 """
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from bnscope.linting.findings import Report
 
 FOR_PEOPLE = ("full", "concise")
-FOR_MACHINES = ("json", "json-lines", "github", "gitlab", "sarif", "junit")
+FOR_MACHINES = ("json", "json-lines", "github", "gitlab", "sarif", "junit", "html")
 NAMES = (*FOR_PEOPLE, *FOR_MACHINES)
 
 

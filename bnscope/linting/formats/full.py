@@ -72,11 +72,16 @@ def _group(findings: list[Finding]) -> Iterator[Line]:
 def _summary(reports: Sequence[Report]) -> Iterator[Line]:
     if count_line(reports):
         yield line((count_line(reports), "bold"))
+    yield from map(line, hints(reports))
+
+
+def hints(reports: Sequence[Report]) -> Iterator[str]:
+    """What to do next, in sentences."""
     findings = [finding for report in reports for finding in report.findings]
     worst = next((f for f in findings if f.severity.at_least(Severity.WARNING)), None)
     if worst is not None:
-        yield line(f"`bnscope rule {worst.code}` explains {worst.code}.")
+        yield f"`bnscope rule {worst.code}` explains {worst.code}."
     safe = sum(finding.fix == "safe" for finding in findings)
     if safe:
         has = "finding has" if safe == 1 else "findings have"
-        yield line(f"{safe} {has} a safe fix (`bnscope fix`).")
+        yield f"{safe} {has} a safe fix (`bnscope fix`)."

@@ -1,89 +1,111 @@
-"""HTML for notebooks: escaped, without scripts, readable on a dark and on a light page."""
+"""A page for browsers: the findings of one rule together, with what to do; no script in it."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bnscope.linting.findings import Finding, Report
-from bnscope.linting.formats.common import (
-    count_line,
-    grouped,
-    layers_of,
-    listed,
-    messages_at,
-)
-from bnscope.printing import printable
+from bnscope.linting.formats.common import count_line, grouped, layers_of, messages_at
+from bnscope.linting.formats.full import hints
+from bnscope.linting.formats.places import place
+from bnscope.markup import Markup, chip, document, joined, table, tag
 from bnscope.rules import find
-from bnscope.rules.base import Severity
+from bnscope.rules.base import LEVELS, Severity, plural
 
-# White on these is readable, and they stand out from white and from black.
-_COLORS = {
-    Severity.ERROR: "#c62828",
-    Severity.WARNING: "#a65d00",
-    Severity.INFO: "#00718f",
-}
-_NOT_ANALYSED = "#8f47a3"
-_MOST_NAMES = 10
+_CLEAN = "ok"
+_HEADS = ("", "rule", "layers", "what and what to do")
 
 
 def render(reports: Sequence[Report]) -> str:
-    """The reports as HTML; text and lines have the page's own colour."""
-    body = "".join(_report(report) for report in reports)
-    return f'<div class="bnscope" style="line-height:1.5">{body}</div>'
+    """The reports as one page."""
+    parts = [tag("h1", "Lint report of Batch Normalization"), _headline(reports)]
+    parts += [tag("p", text, class_="note") for text in hints(reports)]
+    if len(reports) > 1:
+        parts.append(_overview(reports))
+    for number, report in enumerate(reports):
+        parts += _report(report, number)
+    return document("bnscope lint", tag("main", *parts))
 
 
-def _report(report: Report) -> str:
-    title = f"<div><b>{_text(report.path)}</b>: {_text(_summary(report))}</div>"
-    rows = [_row(group) for group in grouped(report.findings)]
+def _headline(reports: Sequence[Report]) -> Markup:
+    failed = sum(report.error is not None for report in reports)
+    unread = f"{plural(failed, 'file')} could not be read." if failed else ""
+    said = " ".join(filter(None, [count_line(reports), unread])) or "0 models."
+    worst = min(map(_verdict, reports), key=_rank, default=_CLEAN)
+    return tag("p", chip(worst), f" {said}", class_=f"headline {worst}")
+
+
+def _verdict(report: Report) -> str:
+    """The worst that is said of a model."""
+    said: list[str] = [finding.severity for finding in report.findings]
+    said += [Severity.ERROR] * (report.error is not None)
+    said += [Severity.INFO] * len(report.not_analysed)
+    return str(min(said, key=_rank, default=_CLEAN))
+
+
+def _rank(verdict: str) -> int:
+    return [*LEVELS, _CLEAN].index(verdict)
+
+
+def _overview(reports: Sequence[Report]) -> Markup:
+    """One row a model, each leading to what is found in it."""
+    return table(
+        ["", "model", "errors", "warnings", "notes", "not analysed"],
+        [
+            [
+                chip(_verdict(report)),
+                tag("a", place(report), href=f"#{_anchor(number)}"),
+                *(
+                    str(sum(finding.severity == level for finding in report.findings))
+                    for level in LEVELS
+                ),
+                str(len(report.not_analysed)),
+            ]
+            for number, report in enumerate(reports)
+        ],
+    )
+
+
+def _anchor(number: int) -> str:
+    return f"model-{number + 1}"
+
+
+def _report(report: Report, number: int) -> Iterator[Markup]:
+    yield tag("h2", place(report), id=_anchor(number))
+    if report.error is not None:
+        yield tag("p", chip(Severity.ERROR), f" {report.error}")
+        return
+    rows = [_group(findings) for findings in grouped(report.findings)]
     rows += [
-        _entry(
-            "not analysed",
-            _NOT_ANALYSED,
-            "",
-            _text(f"{part.layer}: {part.reason}" if part.layer else part.reason),
-        )
+        [chip(Severity.INFO), "not analysed", part.layer or "the model", part.reason]
         for part in report.not_analysed
     ]
-    return title + "".join(rows)
+    yield table(_HEADS, rows) if rows else tag("p", "Nothing found.", class_="note")
 
 
-def _summary(report: Report) -> str:
-    if report.error is not None:
-        return str(report.error)
-    return (
-        count_line([report]) if report.findings or report.not_analysed else "nothing found."
-    )
-
-
-def _row(findings: list[Finding]) -> str:
+def _group(findings: list[Finding]) -> list[str]:
+    """The row of what one rule found in a model."""
     first = findings[0]
     names = layers_of(findings)
-    count = f" in {len(names)} layers" if len(names) > 1 else ""
-    layer = f"<code>{_text(first.layer)}</code>: " if first.layer else ""
-    parts = [layer + _text(text) for text in messages_at(first.layer, findings)]
-    if len(names) > 1:
-        parts.append(_text(f"also {listed(names[1:], _MOST_NAMES)}"))
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [
+        chip(first.severity),
+        tag("b", f"{first.code} {first.name}", class_="rule"),
+        (first.layer or "the model") + more,
+        joined(_said(findings, names)),
+    ]
+
+
+def _said(findings: list[Finding], names: Sequence[str]) -> Iterator[Markup]:
+    first = findings[0]
+    for message in messages_at(first.layer, findings):
+        yield tag("div", message)
     if first.severity.at_least(Severity.WARNING):
-        parts.append(f"<i>To do:</i> {_text(find(first.code).advice)}")
-    return _entry(
-        str(first.severity),
-        _COLORS.get(first.severity, _NOT_ANALYSED),
-        f"<b>{first.code}</b> {_text(first.name)}{count}",
-        "<br>".join(parts),
-    )
-
-
-def _entry(badge: str, color: str, head: str, body: str) -> str:
-    mark = (
-        f'<span style="background:{color};color:#fff;border-radius:3px;padding:0 .4em">'
-        f"{badge}</span>"
-    )
-    return (
-        f'<div style="margin:.5em 0 0 .2em;padding-left:.7em;border-left:3px solid {color}">'
-        f"{mark} {head}<div>{body}</div></div>"
-    )
-
-
-def _text(text: str) -> str:
-    return html.escape(printable(text))
+        yield tag("i", f"To do: {find(first.code).advice}")
+    if len(names) > 1:
+        others = [
+            tag("li", tag("b", name), ": ", " ".join(messages_at(name, findings)))
+            for name in names[1:]
+        ]
+        summary = tag("summary", f"Also in {plural(len(others), 'more layer')}")
+        yield tag("details", summary, tag("ul", *others))

@@ -1,11 +1,15 @@
-"""Pieces of HTML. Every text is escaped: names come out of files."""
+"""Pages of HTML, and their pieces. Every text is escaped: names come out of files."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from bnscope.printing import printable
+
+# Every page looks like the tab.
+_STYLE = Path(__file__).parent / "tensorboard" / "static" / "style.css"
 
 
 class Markup(str):
@@ -23,7 +27,7 @@ def tag(name: str, *children: str, **attributes: str) -> Markup:
         attributes: its attributes; `class_` is `class`.
     """
     parts = (
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_references(value)}"'
         for key, value in attributes.items()
     )
     return Markup(f"<{name}{''.join(parts)}>{''.join(map(escaped, children))}</{name}>")
@@ -31,7 +35,12 @@ def tag(name: str, *children: str, **attributes: str) -> Markup:
 
 def escaped(text: str) -> str:
     """The text as HTML shows it; elements as they are."""
-    return text if isinstance(text, Markup) else html.escape(printable(text))
+    return text if isinstance(text, Markup) else _references(printable(text))
+
+
+def _references(text: str) -> str:
+    """The text with references for markup, and beyond ASCII: so no stream can garble it."""
+    return html.escape(text).encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def joined(parts: Iterable[str]) -> Markup:
@@ -50,3 +59,21 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     body = (tag("tr", *(tag("td", cell) for cell in row)) for row in rows)
     made = tag("table", tag("thead", head), tag("tbody", *body))
     return tag("div", made, class_="scroll")
+
+
+def document(title: str, *body: str) -> str:
+    """A page that needs nothing else, light or dark as the system is.
+
+    Args:
+        title: of its tab in a browser.
+        body: elements.
+    """
+    head = tag(
+        "head",
+        Markup('<meta charset="utf-8">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        tag("title", title),
+        tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+    )
+    page = tag("html", head, tag("body", *body, class_="system"), lang="en")
+    return f"<!doctype html>\n{page}"
