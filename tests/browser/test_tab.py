@@ -387,11 +387,13 @@ def test_a_report_is_drawn_without_a_network(browser, logs, tmp_path, look):
         background = browser.run("return getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(48, 48, 48)" if look == "dark" else "rgb(255, 255, 255)")
         assert count == 1 + 2 * 4 + 2 * 4
-        dark = "return document.body.classList.contains('dark')"
+        ink = "return getComputedStyle(document.querySelector('.gtitle')).fill"
+        shown = browser.run(ink)
         browser.run("window.dispatchEvent(new Event('beforeprint'))")
-        assert not browser.run(dark)
+        assert browser.run(ink) == "rgb(33, 33, 33)"  # Chromium prints the rest so by itself
         browser.run("window.dispatchEvent(new Event('afterprint'))")
-        assert browser.run(dark) == (look == "dark")
+        assert browser.run(ink) == shown
+        assert (shown == "rgb(33, 33, 33)") == (look == "light")
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
