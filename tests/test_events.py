@@ -178,6 +178,38 @@ def test_what_others_wrote_is_skipped_or_told(tmp_path, layout, rng):
         assert last_step(tmp_path / name) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "record", "said"),
+    [
+        ("start", {"layers": {"a": 1}}, "layers of bnscope/start is no list"),
+        ("start", {"layers": ["a"]}, "an entry of layers of bnscope/start is no dict"),
+        ("start", {"layers": [{"layer": 1}]}, "layer of an entry of layers"),
+        ("start", {"findings": [[]]}, "an entry of findings of bnscope/start is no dict"),
+        ("start", {"params": "x"}, "params of bnscope/start is no dict"),
+        ("alert", {"step": "x"}, "step of bnscope/alert is no int"),
+        ("alert", {"channels": [True]}, "an entry of channels of bnscope/alert is no int"),
+        ("mark", {"layers": "a"}, "layers of bnscope/mark is no list"),
+    ],
+)
+def test_records_of_another_form_are_told_as_they_are_read(
+    tmp_path, layout, kind, record, said
+):
+    writer = RunWriter(tmp_path, layout)
+    getattr(writer, kind)(3, record, "")
+    writer.close()
+    with pytest.raises(BnscopeError, match=rf"cannot be read \(ValueError: {said}"):
+        read(tmp_path)
+
+
+def test_json_that_is_too_deep_is_told(tmp_path, layout, monkeypatch):
+    writer = RunWriter(tmp_path, layout)
+    monkeypatch.setattr("bnscope.events.writer.dumps", lambda _: "[" * 100_000)
+    writer.start(0, {}, "")
+    writer.close()
+    with pytest.raises(BnscopeError, match=r"cannot be read \(RecursionError"):
+        read(tmp_path)
+
+
 def test_runs_are_called_by_their_directories_and_none_twice(tmp_path, layout, rng):
     assert run_names(["bnscope", "old_bnscope", "x", "x/bnscope", "y/bnscope"]) == {
         "bnscope": "bnscope",

@@ -13,6 +13,7 @@ import numpy as np
 from bnscope.errors import BnscopeError
 from bnscope.events import schema
 from bnscope.events.reader import describe, readable
+from bnscope.events.records import parse
 from bnscope.events.run import Record, Run
 
 # Several times what one process writes, so that the server never drops records at random.
@@ -131,7 +132,7 @@ class Source:
         alive = _Alive()
         starts: list[Mapping[str, Any]] = []
         for each in data:
-            start = json.loads(each.numpy.item())
+            start = parse(schema.START, each.numpy.item())
             other = bool(starts) and _layers(start) != _layers(starts[-1])
             alive.begin(-1 if other else each.step, each.wall_time)
             starts = [start] if other else [*starts, start]
@@ -148,7 +149,7 @@ class Source:
             for each in alive(self._data(name, tag, schema.MAX_RECORDS))
         ]
         found.sort(key=lambda each: (each.step, each.wall_time))
-        return [json.loads(each.numpy.item()) for each in found]
+        return [parse(kind, each.numpy.item()) for each in found]
 
     def _add_records(self, run: Run, name: str, alive: _Alive) -> None:
         shapes = schema.shapes(run.widths)

@@ -13,6 +13,7 @@ import numpy as np
 
 from bnscope.errors import BnscopeError
 from bnscope.events import schema
+from bnscope.events.records import parse
 from bnscope.events.run import Record, Run
 from bnscope.events.writer import DIRECTORY
 
@@ -108,7 +109,7 @@ def readable(name: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BnscopeError(
             f"The events of {name} cannot be read ({type(error).__name__}: {error}).",
             "Another program may have written them.",
@@ -140,11 +141,11 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         return  # another program's, or of a model that is not described
     if tag == schema.START:
         run.forget_after(step)
-        run.starts.append(json.loads(data.item()))
+        run.starts.append(parse(tag, data.item()))
     elif schema.is_of(tag, schema.ALERT):
-        run.alerts.append(json.loads(data.item()))
+        run.alerts.append(parse(schema.ALERT, data.item()))
     elif schema.is_of(tag, schema.MARK):
-        run.marks.append(json.loads(data.item()))
+        run.marks.append(parse(schema.MARK, data.item()))
     elif tag == schema.CHANNELS:
         run.add_channels(step, data)
     elif tag == schema.DIVERGENCE_TAG:

@@ -390,7 +390,9 @@ def test_a_report_is_drawn_without_a_network(browser, logs, tmp_path, look):
         ink = "return getComputedStyle(document.querySelector('.gtitle')).fill"
         shown = browser.run(ink)
         browser.run("window.dispatchEvent(new Event('beforeprint'))")
-        assert browser.run(ink) == "rgb(33, 33, 33)"  # Chromium prints the rest so by itself
+        assert (
+            browser.run(ink) == "rgb(33, 33, 33)"
+        )  # Chromium prints the rest so by itself
         browser.run("window.dispatchEvent(new Event('afterprint'))")
         assert browser.run(ink) == shown
         assert (shown == "rgb(33, 33, 33)") == (look == "light")
