@@ -79,6 +79,15 @@ def test_an_alert_opens_its_layer_and_its_channel(browser, server):
     assert f"{DEAD_LAYER}: channels at step 60" in titles
 
 
+def test_a_layer_is_described(browser, server):
+    browser.open(f"{server.url}/#bnscope&p.bnscope.view=layer", "layer")
+    facts = browser.run("return document.querySelector('main .note').textContent")
+    assert facts == (
+        f'6 channels · momentum 0.9 · epsilon 0.001 · fed by Conv2D "{DEAD_LAYER}_conv" · '
+        f"folds into {DEAD_LAYER}_conv"
+    )
+
+
 def test_a_click_on_the_map_opens_the_layer(browser, server):
     from selenium.webdriver import ActionChains
 
@@ -267,6 +276,31 @@ def test_what_failed_once_is_asked_for_again(browser, server):
     click(browser, ".figure .note button")
     click(browser, ".figure:last-of-type .note button")
     browser.drawn("overview")
+
+
+def test_what_fails_late_leaves_the_view_that_is_shown_by_then(browser, server):
+    browser.open(server.url)
+    browser.run(
+        """
+        const ask = window.fetch;
+        window.fetch = (url) => {
+          if (!String(url).includes('/model?')) return ask(url);
+          return new Promise((_, failed) => (window.failed = failed));
+        };
+        """
+    )
+    click(browser, "[data-view=model]")
+    browser.wait_for("typeof window.failed === 'function'")
+    browser.timed_view("layers")
+    browser.run("window.failed(new Error()); window.failed = null")
+    browser.run("return new Promise((done) => setTimeout(done, 100))")
+    assert browser.run("return document.querySelector('.failure')") is None
+    assert browser.run(MARKS)[0]["cells"] == 1
+    click(browser, "[data-view=model]")
+    browser.wait_for("typeof window.failed === 'function'")
+    browser.run("window.failed(new Error())")
+    browser.wait_for("document.querySelector('.failure')")
+    assert "TensorBoard does not answer." in browser.text
 
 
 def test_a_view_that_is_none_is_the_overview(browser, server):
