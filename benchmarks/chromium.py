@@ -47,13 +47,12 @@ class Chromium:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._page.close()
         self.stop()
 
     def stop(self) -> None:
         """Ends it."""
-        self._process.terminate()
-        self._process.wait(20)
+        self._process.kill()  # it has nothing to save
+        self._process.wait()
         self._profile.cleanup()
 
     def open(self, url: str) -> float:
@@ -80,16 +79,23 @@ class Chromium:
 
     def _find_page(self) -> str:
         """The address at which the page is asked."""
-        port = Path(self._profile.name) / "DevToolsActivePort"
         end = time.monotonic() + _SECONDS_TO_START
-        while not (port.is_file() and port.read_text(encoding="ascii").count("\n")):
-            if time.monotonic() > end:
-                raise RuntimeError("Chromium did not start.")
+        while time.monotonic() < end:
+            for each in self._targets():
+                if each["type"] == "page":
+                    return str(each["webSocketDebuggerUrl"])
             time.sleep(0.05)
-        listing = f"http://127.0.0.1:{port.read_text(encoding='ascii').split()[0]}/json"
-        with urllib.request.urlopen(listing) as answer:
-            found = [each for each in json.load(answer) if each["type"] == "page"]
-        return str(found[0]["webSocketDebuggerUrl"])
+        raise RuntimeError("Chromium did not start.")
+
+    def _targets(self) -> list[dict[str, Any]]:
+        """What can be asked, once Chromium has said at which port."""
+        told = Path(self._profile.name) / "DevToolsActivePort"
+        if not (told.is_file() and (lines := told.read_text("ascii").split())):
+            return []
+        listing = f"http://127.0.0.1:{lines[0]}/json"
+        with urllib.request.urlopen(listing, timeout=5) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
 
     def _run(self, script: str) -> Any:
         """What an expression of the outer page becomes."""

@@ -15,7 +15,7 @@ from bnscope import rules
 from bnscope.bn import BatchNormState
 from bnscope.errors import UnknownCodeError
 from bnscope.events.run import Run
-from bnscope.rules.base import Rule, Severity, StateProblem, StateRule
+from bnscope.rules.base import LEVELS, Rule, Severity, StateProblem, StateRule
 from bnscope.rules.cold_stats_at_validation import ColdStatsAtValidation
 from bnscope.statistics.layout import VARIABLES
 
@@ -129,7 +129,7 @@ def examine(run: Run) -> Health:
         model=str(start.get("model") or ""),
         layers=len(run.layers),
         channels=sum(run.widths),
-        dead=None if dead is None or np.isnan(dead) else round(dead),
+        dead=None if dead is None or not np.isfinite(dead) else round(dead),
         first=int(steps[0]) if len(steps) else None,
         last=int(steps[-1]) if len(steps) else None,
         records=len(steps),
@@ -180,7 +180,7 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
     newest, problems = _newest(run, code, layer, _step(last))
     now = problems[0] if problems else None
     return Trouble(
-        severity=min((str(alert.get("severity")) for alert in alerts), key=_rank),
+        severity=min((_severity(alert) for alert in alerts), key=_rank),
         code=code,
         name=str(last.get("name") or ""),
         layer=layer,
@@ -254,7 +254,7 @@ def _findings(start: Mapping[str, Any]) -> tuple[Found, ...]:
     """What lint found, by rule, the worst first."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for finding in start.get("findings") or ():
-        key = str(finding.get("severity")), str(finding.get("code"))
+        key = _severity(finding), str(finding.get("code"))
         groups.setdefault(key, []).append(finding)
     found = [
         Found(
@@ -282,6 +282,12 @@ def _rule(code: str) -> Rule | None:
 def badness(trouble: Trouble) -> tuple[bool, int]:
     """By what troubles of several runs are sorted, the worst first."""
     return trouble.until is not None, _rank(trouble.severity)
+
+
+def _severity(record: Mapping[str, Any]) -> str:
+    """How bad an alert or a finding is; what others wrote may say anything."""
+    severity = str(record.get("severity"))
+    return severity if severity in LEVELS else str(Severity.WARNING)
 
 
 def _rank(severity: str) -> int:

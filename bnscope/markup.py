@@ -75,5 +75,5 @@ def document(title: str, *body: str) -> str:
         tag("title", title),
         tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
     )
-    page = tag("html", head, tag("body", *body, class_="system"), lang="en")
+    page = tag("html", head, tag("body", *body), lang="en", class_="system")
     return f"<!doctype html>\n{page}"

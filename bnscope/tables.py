@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, TextIO
 
 from bnscope.printing import console, printable
+from bnscope.rules.base import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,9 @@ def inspection_page(inspection: Inspection) -> str:
     parts = [
         markup.tag("h1", inspection.path),
         markup.tag(
-            "p", f"{len(inspection.rows)} BN layers in forward order", class_="note"
+            "p",
+            f"{plural(len(inspection.rows), 'BN layer')} in forward order",
+            class_="note",
         ),
         markup.table(heads, map(_cells, inspection.rows)),
     ]
@@ -88,7 +91,8 @@ def inspection_page(inspection: Inspection) -> str:
 def print_inspection(inspection: Inspection, stream: TextIO) -> None:
     """Prints the BN layers: a table where there is room, else some lines for each."""
     target = console(stream)
-    target.print(f"{printable(inspection.path)}: {len(inspection.rows)} BN layers")
+    count = plural(len(inspection.rows), "BN layer")
+    target.print(f"{printable(inspection.path)}: {count}")
     if len(inspection.rows) > _MOST_ROWS:
         print_unaligned((_cells(row) for row in inspection.rows), stream)
     elif target.width >= _TABLE_WIDTH:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -201,6 +204,38 @@ def test_records_of_another_form_are_told_as_they_are_read(
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"layers": [], "widths": []},
+        {"layers": "ab", "widths": [1, 1]},
+        {"layers": ["a", "a"], "widths": [1, 1]},
+        {"layers": ["a", "b"], "widths": [1]},
+        {"layers": ["a"], "widths": [0]},
+        {"layers": ["a"], "widths": [float("inf")]},
+        {"layers": ["a"], "widths": [2.7]},
+        {"layers": ["a"], "widths": [10**30]},
+        {"layers": ["a"], "widths": [1], "statuses": [{}]},
+    ],
+)
+def test_axes_of_no_model_are_told(tmp_path, layout, axes):
+    writer = RunWriter(tmp_path, layout)
+    writer._content = json.dumps({"version": 1, **axes}).encode()
+    writer.start(0, {}, "")
+    writer.close()
+    with pytest.raises(BnscopeError, match=r"cannot be read \(ValueError"):
+        read(tmp_path)
+
+
+def test_names_hold_no_half_of_a_character(tmp_path, layout):
+    name = "a\ud800b"
+    writer = RunWriter(tmp_path, dataclasses.replace(layout, paths=(name, "b", "c")))
+    writer.start(0, {"layers": [{"layer": name}]}, "")
+    writer.close()
+    run = read(tmp_path)
+    assert run.layers[0] == run.start["layers"][0]["layer"] == "a?b"
+
+
 def test_json_that_is_too_deep_is_told(tmp_path, layout, monkeypatch):
     writer = RunWriter(tmp_path, layout)
     monkeypatch.setattr("bnscope.events.writer.dumps", lambda _: "[" * 100_000)
@@ -218,6 +253,7 @@ def test_runs_are_called_by_their_directories_and_none_twice(tmp_path, layout, r
         "x/bnscope": "x/bnscope",
         "y/bnscope": "y",
     }
+    assert run_names(["one\\bnscope"]) == {"one\\bnscope": "one"}
     write_run(tmp_path, layout, rng, 3)
     write_run(tmp_path / "bnscope", layout, rng, 2)
     found = find(tmp_path)

@@ -81,7 +81,8 @@ def test_values_that_are_not_finite_are_crossed(run):
     figure = figures.layer_map(run)
     (crosses,) = traces(figure, "scatter")
     assert (list(crosses.x), list(crosses.y)) == ([80], [labels.text(LAYERS[2])])
-    assert list(crosses.customdata) == [4]
+    assert crosses.customdata.tolist() == [[4, 2]]
+    assert crosses.meta["layers"][2] == LAYERS[2]
     assert np.isnan(figure.data[0].z[2][7])
 
 
@@ -137,14 +138,14 @@ def test_what_has_no_logarithm_is_drawn_below_and_told_as_it_is(run):
 
 
 def test_a_run_has_its_colour_in_every_figure(run):
-    runs = {"bare": Run(("other",), (1,)), "run": run}
+    runs = {"unreadable": None, "bare": Run(("other",), (1,)), "run": run}
     colors = {
         trace.line.color
         for figure in (figures.trends(runs), figures.comparison(runs, LAYERS[0]))
         for trace in figure.data
         if trace.name == "run" and trace.line.color
     }
-    assert colors == {theme.RUNS[1]}
+    assert colors == {theme.RUNS[2]}
 
 
 def test_a_long_run_shows_its_first_step_its_extremes_and_its_nan():
@@ -248,6 +249,12 @@ def test_the_worst_channel_stands_at_the_top(run, variable, worst):
     )
 
 
+def test_a_negative_variance_is_worse_than_a_small_one(run):
+    run._channels[-1][1][3, WIDTHS[0] : WIDTHS[0] + WIDTHS[1]] = [1, -5, 3, 1e-9, 2]
+    shown = figures.channel_map(run, LAYERS[1]).data[0].y
+    assert list(shown) == [f"channel {number}" for number in (1, 3, 0, 4, 2)]
+
+
 def test_a_channel_that_is_not_finite_is_worse_than_any(run):
     run._channels[0][1][3, WIDTHS[0] + 2] = np.nan
     assert figures.channel_map(run, LAYERS[1]).data[0].y[0] == "channel 2"
@@ -331,6 +338,19 @@ def test_labels_are_short_and_none_twice():
     assert all(len(label) <= 34 for label in found)
     assert len(set(found)) == 3
     assert labels.shortened(["only/one"]) == ["only/one"]
+    assert labels.texts(["a\u00a0b", "a\u3000b", "<c>"]) == [
+        "a\\xa0b",
+        "a\\u3000b",
+        "&lt;c&gt;",
+    ]
+    assert labels.texts(["a\x00", "a\\x00"]) == ["a\\x00", "a\\x00 (2)"]
+
+
+def test_a_name_is_no_template(run):
+    figure = figures.comparison({"100%{y}": run}, LAYERS[0])
+    templates = [trace.hovertemplate for trace in figure.data if trace.hovertemplate]
+    assert templates
+    assert all("<extra>100%&#123;y}</extra>" in each for each in templates)
 
 
 def test_zero_and_negative_variances_stand_below_the_others():
@@ -369,6 +389,14 @@ def test_health_names_the_worst_that_lasts_first(run):
     assert lasting.channels == ((0, 60), (3, 100))
     assert lasting.value == pytest.approx(1e-9)
     assert "1e-09 in channel 3 of 5" in lasting.message
+
+
+def test_health_takes_an_unknown_severity_for_a_warning(run):
+    run.alerts.append({"layer": LAYERS[0], "code": "BN777", "severity": "fatal", "step": 9})
+    run._records[-1].fields[:, FIELDS.index("dead_share")] = np.inf
+    health = examine(run)
+    assert (health.verdict, health.troubles[0].severity) == ("warning", "warning")
+    assert health.dead is None
 
 
 def test_plots_take_a_run_from_wherever_it_is(run, tmp_path):

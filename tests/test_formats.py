@@ -224,7 +224,7 @@ def test_concise_is_one_line_a_rule_and_file(output_of):
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("name", formats.FOR_PEOPLE)
+@pytest.mark.parametrize("name", formats.WITH_STYLES)
 def test_a_narrow_terminal_is_kept_to(name, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -199,6 +199,15 @@ def test_the_worst_of_all_runs_stands_first_and_others_are_counted(tmp_path):
     assert "7 (10) and 2 more" in shown
 
 
+def test_an_alert_of_a_channel_that_is_none_spoils_nothing(tmp_path):
+    run = Run(("a<b>",), (2,))
+    run.alerts.append({**alert("a<b>", "warning", 2), "channels": [99, 1]})
+    reporting.write({"one": run}, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'aria-label="a&lt;b&gt;: channel 1"' in text
+    assert "99 (2)" in text
+
+
 def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path, rng, capsys):
     write(tmp_path / "logs", rng)
     (tmp_path / "there.html").write_text("mine")
@@ -239,7 +248,7 @@ def test_a_run_that_is_unreadable_is_told_and_left_out(tmp_path, rng, capsys, mo
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0
     error = capsys.readouterr().err
     assert re.search(r"error: later: The events have version 2", error)
-    assert re.search(r"error: odd: The events of .* cannot be read \(TypeError", error)
+    assert re.search(r"error: odd: The events of .* cannot be read \(ValueError", error)
     assert "good" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 

@@ -356,8 +356,10 @@ def test_damaged_and_foreign_events_are_told_and_spoil_no_other_run(tmp_path, rn
     other = server.json("health", run="foreign/bnscope")
     assert other["error"].startswith("The events of foreign/bnscope cannot be read")
     assert server.get("figure", figure="layers", run="later/bnscope")[0] == 400
-    drawn = server.json("figure", figure="trends", run=["later/bnscope", "good/bnscope"])
-    assert {trace["name"] for trace in drawn["data"]} == {"good"}
+    for figure in ("trends", "compare"):
+        both = ["later/bnscope", "good/bnscope"]
+        drawn = server.json("figure", figure=figure, run=both, layer=PATHS[0])
+        assert {trace["name"] for trace in drawn["data"]} == {"good"}
     assert server.get("figure", figure="trends", run="later/bnscope")[0] == 400
 
 
@@ -396,6 +398,15 @@ def test_of_two_writers_at_once_the_last_one_is_whole_and_in_order(tmp_path, rng
         return data and list(values(data[0]["x"]))
 
     server.wait(lambda: steps() == expected)
+
+
+def test_what_nobody_thought_of_is_told_too(server, monkeypatch):
+    monkeypatch.setattr(Source, "names", lambda _: 1 / 0)
+    status, _, body = server.get("runs")
+    assert status == 500
+    told = json.loads(body)
+    assert told["error"] == "This cannot be shown (ZeroDivisionError: division by zero)."
+    assert "report it" in told["hint"]
 
 
 def test_a_request_asks_once_what_runs_there_are(server, monkeypatch):

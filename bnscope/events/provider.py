@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 from bnscope.errors import BnscopeError
 from bnscope.events import schema
 from bnscope.events.reader import describe, readable
-from bnscope.events.records import parse
+from bnscope.events.records import loads, parse
 from bnscope.events.run import Record, Run
 
 # Several times what one process writes, so that the server never drops records at random.
@@ -42,18 +41,21 @@ class Source:
         default_factory=dict, repr=False, compare=False
     )
 
-    def states(self, only: str | None = None) -> dict[str, State]:
-        """The runs that hold events of bnscope, each with a state that changes as it grows.
+    def names(self) -> list[str]:
+        """The runs that hold events of bnscope, in order."""
+        return sorted(self._listed(None))
+
+    def state(self, name: str) -> State:
+        """The state of a run, which changes as it grows.
 
         Args:
-            only: the run to look at; None for all.
+            name: its name in TensorBoard.
+
+        Raises:
+            BnscopeError: if there is no such run.
         """
-        return {
-            name: frozenset(
-                (tag, each.max_step, each.max_wall_time) for tag, each in tags.items()
-            )
-            for name, tags in self._listed(only).items()
-        }
+        tags = self._tags(name).items()
+        return frozenset((tag, each.max_step, each.max_wall_time) for tag, each in tags)
 
     def read(self, name: str) -> Run:
         """Reads one run, but of the values of every channel only the newest.
@@ -64,9 +66,7 @@ class Source:
         Raises:
             BnscopeError: if there is no such run, or its events cannot be read.
         """
-        tags = self._listed(name).get(name)
-        if not tags:
-            raise gone(name)
+        tags = self._tags(name)
         with readable(name):
             return self._read(name, tags)
 
@@ -89,8 +89,15 @@ class Source:
             self._add_channels(whole, name, alive, SAMPLES)
         return whole
 
+    def _tags(self, name: str) -> Mapping[str, Any]:
+        """The tags of one run."""
+        tags: Mapping[str, Any] = self._listed(name).get(name) or {}
+        if not tags:
+            raise BnscopeError(f"There is no run {name!r} any more.", "Choose another one.")
+        return tags
+
     def _listed(self, only: str | None) -> dict[str, dict[str, Any]]:
-        """The tags of one run, or of all, by run."""
+        """The tags of one run at least, or of all, by run."""
         from tensorboard.data.provider import RunTagFilter
 
         if only is not None and None in self._known:
@@ -113,7 +120,7 @@ class Source:
                 f"The events of {name} do not say what they hold.",
                 "Another program may have written them.",
             )
-        axes = json.loads(content)
+        axes = loads(content)
         starts, alive = self._starts(name)
         if starts:  # what stands beside the tags is what the directory's first model said
             axes = starts[-1].get("axes") or axes
@@ -211,11 +218,6 @@ def _layers(start: Mapping[str, Any]) -> tuple[Any, Any]:
 def _most(shape: tuple[int, ...], wanted: int) -> int:
     """How many tensors of float32 may be asked for at once."""
     return min(wanted, _LARGEST_ANSWER // max(4 * math.prod(shape), 1))
-
-
-def gone(name: str) -> BnscopeError:
-    """The error of a run that is not there."""
-    return BnscopeError(f"There is no run {name!r} any more.", "Choose another one.")
 
 
 class _Alive:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,11 @@ import numpy as np
 
 from bnscope.errors import BnscopeError
 from bnscope.events import schema
-from bnscope.events.records import parse
+from bnscope.events.records import AXES, check, loads, parse
 from bnscope.events.run import Record, Run
 from bnscope.events.writer import DIRECTORY
+
+_WIDEST = 2**31
 
 
 def read(log_dir: str | Path, *, exact: bool = False) -> Run:
@@ -90,13 +91,18 @@ def find(log_dir: str | Path) -> dict[str, Path]:
 def run_names(directories: Collection[str]) -> dict[str, str]:
     """What people call runs: the directory without the `bnscope/` that its events are in.
 
+    TensorBoard names runs by directories as the system writes them.
+
     Args:
         directories: of all runs; one that another is called by keeps its `bnscope/`.
 
     Returns:
         The names, none twice, by the directory.
     """
-    short = {each: each.removesuffix(f"/{DIRECTORY}") for each in directories}
+    ends = f"/{DIRECTORY}", f"\\{DIRECTORY}"
+    short = {
+        each: each[: -len(ends[0])] if each.endswith(ends) else each for each in directories
+    }
     return {each: each if name in short else name for each, name in short.items()}
 
 
@@ -134,7 +140,7 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
 
     content = value.metadata.plugin_data.content
     if content:
-        describe(run, json.loads(content))
+        describe(run, loads(content))
     data = make_ndarray(value.tensor)
     tag = value.tag
     if data.shape != schema.shapes(run.widths).get(tag, data.shape):
@@ -156,21 +162,27 @@ def _add(run: Run, step: int, value: Any, pending: dict[int, Any]) -> None:
         run.add(Record(step, pending.pop(step), np.asarray(data)))
 
 
-def describe(run: Run, content: dict[str, Any]) -> None:
+def describe(run: Run, content: Any) -> None:
     """Tells a run what the axes of its tensors mean, as the `plugin_content` has it.
 
     Raises:
         BnscopeError: if a later version wrote it.
+        ValueError: if the axes are those of no model.
     """
-    version = content.get("version")
+    version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(version, int) or version > schema.VERSION:
         raise BnscopeError(
             f"The events have version {version}, and this bnscope reads up to {schema.VERSION}.",
             "Update bnscope.",
         )
-    axes = tuple(map(str, content["layers"])), tuple(map(int, content["widths"]))
-    if axes != (run.layers, run.widths):
+    check(AXES, content)
+    layers, widths = tuple(content["layers"]), tuple(content["widths"])
+    if not layers or len({*layers}) < len(layers) or len(widths) != len(layers):
+        raise ValueError("the layers have no names of their own, or not one width each")
+    if not all(0 < width <= _WIDEST for width in widths):
+        raise ValueError("a layer has no channels, or too many")
+    if (layers, widths) != (run.layers, run.widths):
         run.forget_after(-1)  # another model; what it has cannot stand in one series
         run.starts.clear()
-        run.layers, run.widths = axes
-    run.statuses = tuple(content.get("statuses", run.statuses))
+        run.layers, run.widths = layers, widths
+    run.statuses = tuple(content.get("statuses") or run.statuses)

@@ -87,6 +87,7 @@ def _mark_epsilon(sheet: Sheet, run: Run, layer: str) -> None:
     epsilon = run.row(layer).get("epsilon")
     if not isinstance(epsilon, (int, float)) or epsilon <= 0:
         return
+    epsilon = float(epsilon)
     sheet.line(_VARIANCE, y=epsilon, dash="dash", width=1, color=_GREY)
     log = sheet.layout["yaxis2"].get("type") == "log"
     sheet.note(

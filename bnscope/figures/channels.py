@@ -127,8 +127,11 @@ def _order(values: Array, variable: str, sort: str) -> npt.NDArray[np.int64]:
     last = values[-1]
     if sort == "change":
         shown = np.log10(scales.positive(values)) if QUANTITIES[variable].log else values
-        badness = np.abs(shown[-1] - shown[0])
-    elif variable in {"gamma", "moving_variance"}:
+        with np.errstate(invalid="ignore"):  # what is not finite comes first anyway
+            badness = np.abs(shown[-1] - shown[0])
+    elif variable == "moving_variance":
+        badness = -last
+    elif variable == "gamma":
         badness = -np.abs(last)
     else:
         badness = np.abs(last)

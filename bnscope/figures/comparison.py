@@ -12,11 +12,12 @@ from bnscope.figures.sheet import Sheet, Trace
 from bnscope.statistics.layout import STATISTICS
 
 
-def comparison(runs: Mapping[str, Run], layer: str) -> Any:
+def comparison(runs: Mapping[str, Run | None], layer: str) -> Any:
     """The quantiles of every statistic of one layer, each run in a colour.
 
     Args:
-        runs: the runs by name; those that do not have the layer are left out.
+        runs: the runs by name; those that do not have the layer are left out, and None keeps
+            the colour of one that cannot be read.
         layer: path of the layer.
 
     Returns:
@@ -28,7 +29,7 @@ def comparison(runs: Mapping[str, Run], layer: str) -> Any:
     shown = [
         (number, name, run)  # a run has its colour in every figure
         for number, (name, run) in enumerate(runs.items())
-        if layer in run.layers
+        if run is not None and layer in run.layers
     ]
     if not shown:
         raise ValueError(f"There is no layer {layer!r} in these runs.")

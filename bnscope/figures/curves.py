@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bnscope.bn import Array
 from bnscope.events.run import Run
-from bnscope.figures import theme
+from bnscope.figures import labels, theme
 from bnscope.figures.scales import positive
 from bnscope.figures.sheet import Trace
 from bnscope.figures.thinning import Bins
@@ -70,7 +70,7 @@ def quantile_band(  # noqa: PLR0913
         ]
     median = _line(bins.steps, drawn["q50"], color, group, width=2) | {
         **_columns(told),
-        "hovertemplate": _HOVER + f"<extra>{name}</extra>",
+        "hovertemplate": _HOVER + _extra(name),
         "hoverinfo": None,
         "showlegend": legend,
     }
@@ -107,9 +107,14 @@ def line(  # noqa: PLR0913
         "showlegend": legend,
         "hoverinfo": None,
         "hovertemplate": f"step %{{x}}: %{{customdata[0]:.4g}}{'' if hover is None else '<br>%{text}'}"
-        f"<extra>{name}</extra>",
+        + _extra(name),
         "text": hover,
     }
+
+
+def _extra(name: str) -> str:
+    """What stands beside a hovering's text."""
+    return f"<extra>{labels.in_template(name)}</extra>"
 
 
 def _columns(told: Mapping[str, Array]) -> Trace:

@@ -16,6 +16,16 @@ def text(value: object) -> str:
     return html.escape(printable(str(value)), quote=False)
 
 
+def texts(paths: Sequence[str]) -> list[str]:
+    """Whole paths as plotly draws them, none twice."""
+    return _none_twice([text(path) for path in paths])
+
+
+def in_template(label: str) -> str:
+    """A text within a template of plotly's, which fills in `%{y}` and the like."""
+    return label.replace("%{", "%&#123;")
+
+
 def short(paths: Sequence[str]) -> list[str]:
     """Short labels of layers as plotly draws them, none twice; see `shortened`."""
     return [text(label) for label in shortened(paths)]
@@ -28,13 +38,16 @@ def shortened(paths: Sequence[str]) -> list[str]:
         paths: full paths, none twice.
     """
     shared = _shared_parents(paths)
+    return _none_twice([_middle_cut(path[shared:]) for path in paths])
+
+
+def _none_twice(labels: Sequence[str]) -> list[str]:
     seen: dict[str, int] = {}
-    labels = []
-    for path in paths:
-        label = _middle_cut(path[shared:])
+    made = []
+    for label in labels:
         seen[label] = seen.get(label, 0) + 1
-        labels.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
-    return labels
+        made.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return made
 
 
 def _shared_parents(paths: Sequence[str]) -> int:

@@ -42,7 +42,7 @@ def layer_map(
     column = column or what.column
     bins = Bins(run.steps)
     values = bins(across(run, statistic, column), column).T
-    names, paths = labels.short(run.layers), [labels.text(path) for path in run.layers]
+    names, paths = labels.short(run.layers), labels.texts(run.layers)
     title = (
         f"{what.title}, {COLUMN_TITLES.get(column, column)}" if what.column else what.title
     )
@@ -58,7 +58,8 @@ def layer_map(
     signed = what.signed and column not in COUNTS
     scale = scales.log_colors(values) if log else scales.colors(values, signed=signed)
     cells = scales.cells(bins.steps, paths, values, scale, name=statistic)
-    sheet.draw([cells | {"showscale": not bare}, crosses])
+    told = {"meta": {"layers": list(run.layers)}}  # what a click on a row is about
+    sheet.draw([cells | {"showscale": not bare} | told, crosses | told])
     sheet.make_room(labels.shortened(run.layers))
     sheet.label_steps(step_title(run))
     sheet.axis("x", showgrid=False, zeroline=False)
@@ -81,8 +82,9 @@ def _not_finite(run: Run, bins: Bins, statistic: str, paths: list[str]) -> Trace
         "yaxis": "y2",
         "mode": "markers",
         "marker": {"symbol": "x", "size": 7, "color": theme.ALARM},
-        "customdata": counts[places, layers],
-        "hovertemplate": "%{y}<br>step %{x}: %{customdata:d} channels not finite<extra></extra>",
+        "customdata": np.stack([counts[places, layers], layers], -1),
+        "hovertemplate": "%{y}<br>step %{x}: %{customdata[0]:d} channels not finite"
+        "<extra></extra>",
         "name": "not finite",
         "showlegend": False,
     }

@@ -39,11 +39,11 @@ class _Trend:
     of_batches: bool = False
 
 
-def trends(runs: Mapping[str, Run]) -> Any:
+def trends(runs: Mapping[str, Run | None]) -> Any:
     """Model-level trends of one or more runs; hovering names the layer that a value is of.
 
     Args:
-        runs: the runs by name.
+        runs: the runs by name; None keeps the colour of one that cannot be read.
 
     Returns:
         A plotly figure.
@@ -53,7 +53,7 @@ def trends(runs: Mapping[str, Run]) -> Any:
     shown = [
         (number, name, run)  # a run has its colour in every figure
         for number, (name, run) in enumerate(runs.items())
-        if len(run.steps)
+        if run is not None and len(run.steps)
     ]
     if not shown:
         return sheet.empty("nothing is recorded yet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,31 +79,36 @@ class Page:
         """
         themes = dumps({"light": theme.template(), "dark": theme.template(dark=True)})
         plotly = script().replace("</script", "<\\/script")
-        scripts = [plotly, _module("download.js"), (_HERE / "report.js").read_text()]
+        scripts = [
+            plotly,
+            _module("download.js"),
+            (_HERE / "report.js").read_text(encoding="utf-8"),
+        ]
         data = [
             tag("script", _inert(text), type="application/json", id=f"figure-{number}")
             for number, text in enumerate(self._data)
         ]
-        return document(
+        page = document(
             "bnscope report",
             tag("main", *self._parts, class_="report"),
             *data,
             tag("script", _inert(themes), type="application/json", id="themes"),
             *(tag("script", Markup(text)) for text in scripts),
         )
+        return f"{page}\n"
 
     def _figure(self, figure: Any) -> Markup:
         """A place for a figure, which is drawn when it is scrolled to."""
         self._data.append(str(figure.to_json()))
         number = str(len(self._data) - 1)
-        title = figure.layout.title.text
+        title = html.unescape(figure.layout.title.text)
         plot = tag(
             "div",
             class_="plot",
             data_figure=number,
             style=f"min-height:{figure.layout.height}px",
         )
-        return tag("section", plot, class_="figure", aria_label=str(title))
+        return tag("section", plot, class_="figure", aria_label=title)
 
     def _layer(self, run: Run, health: Health, layer: str) -> Iterator[Markup]:
         """What is said and drawn of one layer."""
@@ -115,7 +121,13 @@ class Page:
                 _what(trouble),
                 f" Since {_since(trouble)}.",
             )
-        channels = [channel for trouble in troubles for channel, _ in trouble.channels]
+        width = dict(zip(run.layers, run.widths, strict=True))[layer]
+        channels = [
+            channel
+            for trouble in troubles
+            for channel, _ in trouble.channels
+            if 0 <= channel < width
+        ]
         yield self._figure(figures.bands(run, layer))
         yield self._figure(figures.channel_map(run, layer))
         yield self._figure(figures.channel(run, layer, channels[0] if channels else None))

@@ -23,11 +23,10 @@ _Query = Any
 def runs(store: Store, source: Source, query: _Query) -> Any:
     """The runs that hold events of bnscope, and what can be chosen of each figure."""
     del store, query
-    states = source.states()
     return {
         "runs": [
-            {"name": name, "label": label, "version": _version(states[name])}
-            for name, label in run_names(sorted(states)).items()
+            {"name": name, "label": label, "version": _version(source.state(name))}
+            for name, label in run_names(source.names()).items()
         ],
         "statistics": [
             {"name": name, "title": each.title, "column": each.column}
@@ -131,8 +130,8 @@ class _Asked:
         return self._store.run(self._source, _name(self._query), channels=True)
 
     @property
-    def runs(self) -> Mapping[str, Run]:
-        """The runs, by what people call them; those that cannot be read are left out.
+    def runs(self) -> Mapping[str, Run | None]:
+        """The runs, by what people call them; None in the place of one that cannot be read.
 
         Raises:
             BnscopeError: if none is chosen, or none can be read.
@@ -140,14 +139,15 @@ class _Asked:
         names = self._query.getlist("run")[: len(theme.RUNS)]
         if not names:
             raise BnscopeError("No run is chosen.", "Choose one.")
-        labels = run_names(self._source.states())
-        found = {}
+        labels = run_names(self._source.names())
+        found: dict[str, Run | None] = {}
         for name in names:
+            label = labels.get(name, name)
             try:
-                found[labels.get(name, name)] = self._store.run(self._source, name)
+                found[label] = self._store.run(self._source, name)
             except BnscopeError as error:
-                problem = error
-        if not found:
+                found[label], problem = None, error
+        if not any(found.values()):
             raise problem
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +27,9 @@ from bnscope.tensorboard.store import Store
 
 # Plotly's script changes only with plotly, and the tab asks for it with its version.
 _SECONDS_KEPT = 24 * 3600
-_BAD_REQUEST, _NOT_FOUND = 400, 404
+_BAD_REQUEST, _NOT_FOUND, _FAULT = 400, 404, 500
+_SEE_LOG = "TensorBoard's output in the terminal has more; please report it."
+_LOG = logging.getLogger(__name__)
 _Answer = Callable[[Store, Source, Any], Any]
 
 
@@ -81,6 +84,10 @@ class BnScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
                 return _refused(request, error)
             except tb_errors.NotFoundError as error:
                 return _refused(request, BnscopeError(str(error)), _NOT_FOUND)
+            except Exception as error:  # noqa: BLE001  the tab says so, and goes on
+                _LOG.exception("bnscope cannot answer %s", request.path)
+                told = f"This cannot be shown ({type(error).__name__}: {error})."
+                return _refused(request, BnscopeError(told, _SEE_LOG), _FAULT)
             text = found if isinstance(found, str) else dumps(found)
             return http_util.Respond(request, text, "application/json")
 

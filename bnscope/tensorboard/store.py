@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from bnscope.events.provider import Source, State, gone
+from bnscope.events.provider import Source, State
 from bnscope.events.run import Run
 from bnscope.health import Health, examine
 
@@ -75,7 +75,7 @@ class Store:
         """
         key = source.experiment, name
         with self._lock:
-            state = _state(source, name)
+            state = source.state(name)
             if key not in self._healths or self._healths[key][0] != state:
                 self._healths[key] = state, examine(self._run(source, name).run)
             self._healths.move_to_end(key)
@@ -85,7 +85,7 @@ class Store:
 
     def _run(self, source: Source, name: str) -> _Kept:
         key = source.experiment, name
-        state = _state(source, name)
+        state = source.state(name)
         if key not in self._runs or self._runs[key].state != state:
             self._runs.pop(key, None)  # before the new one is read: both may not have room
             self._runs[key] = _Kept(state, source.read(name))
@@ -113,10 +113,3 @@ def _give_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _state(source: Source, name: str) -> State:
-    state = source.states(name).get(name)
-    if state is None:
-        raise gone(name)
-    return state

@@ -278,6 +278,20 @@ def test_what_failed_once_is_asked_for_again(browser, server):
     browser.drawn("overview")
 
 
+def test_a_figure_that_was_hidden_has_the_colours_of_the_page(browser, server):
+    browser.open(server.url)
+    ink = "getComputedStyle(document.querySelector('.gtitle')).fill"
+    before = browser.run(f"return {ink}")
+    browser.run("document.querySelector('.figure').hidden = true")
+    with browser.outside() as driver:
+        driver.execute_script("document.body.classList.add('dark-mode')")
+    browser.wait_for("document.body.classList.contains('dark')")
+    browser.run("document.querySelector('.figure').hidden = false")
+    browser.wait_for(f"{ink} !== arguments[0]", before)
+    with browser.outside() as driver:
+        driver.execute_script("document.body.classList.remove('dark-mode')")
+
+
 def test_what_fails_late_leaves_the_view_that_is_shown_by_then(browser, server):
     browser.open(server.url)
     browser.run(
@@ -332,6 +346,7 @@ def finished(browser):
 
 def test_the_channel_and_the_step_are_chosen(browser, server):
     browser.open(f"{server.url}/#bnscope&p.bnscope.view=layer", "layer")
+    browser.wait_for("document.querySelector('input[type=range]').offsetParent")
     browser.run(
         "const input = document.querySelector('input[type=number]');"
         "input.value = 5; input.dispatchEvent(new Event('change'));"
@@ -470,3 +485,15 @@ def test_a_run_that_is_unreadable_is_told_beside_the_others(browser, tmp_path):
         assert "The events have version 99" in browser.text
         assert "Update bnscope." in browser.text
         assert len(browser.run(MARKS)) == 2
+        browser.timed_view("compare")
+        assert "a later one: The events have version 99" in browser.text
+        assert browser.run("return document.querySelectorAll('.figure').length") == 1
+        click(browser, ".runs summary")
+        for number in range(9):
+            click(browser, ".boxes label", f"good{number}")
+        browser.wait_for("document.querySelectorAll('.figure').length === 0")
+        assert "a later one: The events have version 99" in browser.text
+        assert "One run is shown" not in browser.text
+        refused = browser.faults()
+        assert refused
+        assert all("/model?run=a+later+one" in fault for fault in refused)

@@ -13,9 +13,9 @@ from typing import Any, TextIO
 
 from bnscope.linting.findings import Report
 
-FOR_PEOPLE = ("full", "concise")
-FOR_MACHINES = ("json", "json-lines", "github", "gitlab", "sarif", "junit", "html")
-NAMES = (*FOR_PEOPLE, *FOR_MACHINES)
+WITH_STYLES = ("full", "concise")
+TEXT_ONLY = ("json", "json-lines", "github", "gitlab", "sarif", "junit", "html")
+NAMES = (*WITH_STYLES, *TEXT_ONLY)
 
 
 def render(name: str, reports: Sequence[Report]) -> str:
@@ -40,7 +40,7 @@ def write(name: str, reports: Sequence[Report], stream: TextIO) -> None:
         reports: one report a model.
         stream: where to.
     """
-    if name in FOR_PEOPLE:
+    if name in WITH_STYLES:
         from bnscope.printing import emit
 
         lines = list(_module(name).lines(reports))

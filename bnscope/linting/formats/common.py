@@ -60,3 +60,15 @@ def count_line(reports: Sequence[Report]) -> str:
     notes = found.count(Severity.INFO)
     parts += [plural(notes, "note")] if notes else []
     return f"{', '.join(parts)} in {plural(linted, 'model')}." if linted else ""
+
+
+def hints(reports: Sequence[Report]) -> Iterator[str]:
+    """What to do next, in sentences."""
+    findings = [finding for report in reports for finding in report.findings]
+    worst = next((f for f in findings if f.severity.at_least(Severity.WARNING)), None)
+    if worst is not None:
+        yield f"`bnscope rule {worst.code}` explains {worst.code}."
+    safe = sum(finding.fix == "safe" for finding in findings)
+    if safe:
+        has = "finding has" if safe == 1 else "findings have"
+        yield f"{safe} {has} a safe fix (`bnscope fix`)."

@@ -8,6 +8,7 @@ from bnscope.linting.findings import Finding, Report
 from bnscope.linting.formats.common import (
     count_line,
     grouped,
+    hints,
     layers_of,
     listed,
     messages_at,
@@ -73,15 +74,3 @@ def _summary(reports: Sequence[Report]) -> Iterator[Line]:
     if count_line(reports):
         yield line((count_line(reports), "bold"))
     yield from map(line, hints(reports))
-
-
-def hints(reports: Sequence[Report]) -> Iterator[str]:
-    """What to do next, in sentences."""
-    findings = [finding for report in reports for finding in report.findings]
-    worst = next((f for f in findings if f.severity.at_least(Severity.WARNING)), None)
-    if worst is not None:
-        yield f"`bnscope rule {worst.code}` explains {worst.code}."
-    safe = sum(finding.fix == "safe" for finding in findings)
-    if safe:
-        has = "finding has" if safe == 1 else "findings have"
-        yield f"{safe} {has} a safe fix (`bnscope fix`)."

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bnscope.linting.findings import Finding, Report
-from bnscope.linting.formats.common import count_line, grouped, layers_of, messages_at
-from bnscope.linting.formats.full import hints
-from bnscope.linting.formats.places import place
+from bnscope.linting.formats.common import (
+    count_line,
+    grouped,
+    hints,
+    layers_of,
+    messages_at,
+)
 from bnscope.markup import Markup, chip, document, joined, table, tag
 from bnscope.rules import find
 from bnscope.rules.base import LEVELS, Severity, plural
@@ -54,7 +58,7 @@ def _overview(reports: Sequence[Report]) -> Markup:
         [
             [
                 chip(_verdict(report)),
-                tag("a", place(report), href=f"#{_anchor(number)}"),
+                tag("a", report.path, href=f"#{_anchor(number)}"),
                 *(
                     str(sum(finding.severity == level for finding in report.findings))
                     for level in LEVELS
@@ -71,7 +75,7 @@ def _anchor(number: int) -> str:
 
 
 def _report(report: Report, number: int) -> Iterator[Markup]:
-    yield tag("h2", place(report), id=_anchor(number))
+    yield tag("h2", report.path, id=_anchor(number))
     if report.error is not None:
         yield tag("p", chip(Severity.ERROR), f" {report.error}")
         return

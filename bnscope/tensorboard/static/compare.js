@@ -10,12 +10,20 @@ export async function compare(app, page) {
     page.append(element('p', {class: 'empty'}, 'Choose at least one run to compare.'));
     return;
   }
-  const models = await Promise.all(
-    runs.map((run) => get('model', {run: run.name}).catch(() => null)),
+  const models = await ask(runs);
+  const failed = models.filter((known) => known.error);
+  page.append(
+    ...failed.map(({run, error}) =>
+      element('p', {class: 'note', role: 'alert'}, `${run.label}: ${error.message} ${error.hint}`),
+    ),
   );
-  const readable = runs.filter((_, i) => models[i]);
+  const refresh = async () => {
+    if (JSON.stringify(await ask(runs)) !== JSON.stringify(models)) await app.show();
+  };
+  const readable = models.filter((known) => !known.error);
+  if (!readable.length) return refresh;
   const runsOf = new Map(); // in how many runs each layer is
-  for (const each of models.flatMap((known) => known?.layers ?? [])) {
+  for (const each of readable.flatMap((known) => known.layers)) {
     if (each.watched) runsOf.set(each.layer, (runsOf.get(each.layer) ?? 0) + 1);
   }
   const most = Math.max(0, ...runsOf.values());
@@ -41,8 +49,18 @@ export async function compare(app, page) {
     ),
     new Figure(`${chosen} in several runs`, {
       figure: 'compare',
-      run: readable.map((run) => run.name),
+      run: runs.map((run) => run.name),
       layer: chosen,
     }).root,
+  );
+  return refresh;
+}
+
+// The models of the runs: their layers, or what went wrong.
+function ask(runs) {
+  return Promise.all(
+    runs.map((run) =>
+      get('model', {run: run.name}).catch(({message, hint}) => ({run, error: {message, hint}})),
+    ),
   );
 }

@@ -63,7 +63,7 @@ function values(array) {
 }
 
 // Names are escaped for plotly.
-function plain(value) {
+export function plain(value) {
   if (typeof value !== 'string') return value;
   return value.replaceAll('&lt;', '<').replaceAll('&gt;', '>').replaceAll('&amp;', '&');
 }

@@ -1,6 +1,6 @@
 // Figures: asked of the server, drawn by plotly, in the colours of the page. Nothing is computed.
 
-import {download, table} from './download.js';
+import {download, plain, table} from './download.js';
 import {element} from './dom.js';
 import {get, load} from './server.js';
 
@@ -98,8 +98,8 @@ export class Figure {
 
   draw() {
     if (this.answer === null) return;
-    if (!this.plot.clientWidth) return; // hidden; fit() draws it when it is shown
     this.width = this.plot.clientWidth;
+    if (!this.width) return; // hidden; fit() draws it when it is shown
     const layout = {
       ...this.answer.layout,
       template: dark ? themes.dark : themes.light,
@@ -118,7 +118,7 @@ export class Figure {
 
   get title() {
     const title = this.answer.layout.title?.text ?? this.parameters.figure;
-    return `bnscope ${this.parameters.figure} ${title}`.replace(/[^\w.-]+/g, '_').slice(0, 80);
+    return `bnscope ${this.parameters.figure} ${plain(title)}`.replace(/[^\w.-]+/g, '_').slice(0, 80);
   }
 
   async savePicture() {

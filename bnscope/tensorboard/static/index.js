@@ -99,6 +99,7 @@ class App {
     }
     if (this.refresh && JSON.stringify(this.catalogue.runs) === before) return;
     if (this.refresh && this.key === this.names()) {
+      pageHeader(this);
       const shown = this.shown;
       await this.refresh().catch((error) => this.fail(error, shown));
       refreshFigures();

@@ -141,6 +141,7 @@ function channels(app, here, shown, health) {
     max: shown.watched - 1,
     value: channel(app, shown, health),
     onchange: () => {
+      if (input.value === '') return;
       const chosen = Math.min(Math.max(Math.round(Number(input.value)), 0), shown.watched - 1);
       follow(chosen);
     },
@@ -171,25 +172,33 @@ function channels(app, here, shown, health) {
 function channel(app, shown, health) {
   const chosen = Number(app.state.channel || NaN);
   if (Number.isInteger(chosen) && chosen >= 0 && chosen < shown.watched) return String(chosen);
-  const found = health.troubles.find((trouble) => trouble.layer === shown.layer);
-  return found?.channels.length ? String(found.channels[0][0]) : '';
+  const named = health.troubles
+    .filter((trouble) => trouble.layer === shown.layer)
+    .flatMap((trouble) => trouble.channels.map(([number]) => number));
+  return String(named.find((number) => number >= 0 && number < shown.watched) ?? '');
 }
 
 // The distribution at a step: the elements, and what to do when there may be more steps.
 function histograms(app, here) {
   let steps = [];
+  let chosen = app.state.step;
   const figure = new Figure(`Distribution of the channels of ${here.layer}`, {
     figure: 'histograms',
     ...here,
-    step: app.state.step ?? '',
+    step: chosen ?? '',
   });
   const shown = element('output');
+  const choose = () => {
+    chosen = String(steps[slider.value]);
+    shown.textContent = `step ${chosen}`;
+  };
   const slider = element('input', {
     type: 'range',
-    oninput: () => (shown.textContent = `step ${steps[slider.value]}`),
+    oninput: choose,
     onchange: () => {
-      app.keep({step: String(steps[slider.value])});
-      figure.set({step: steps[slider.value]});
+      choose();
+      app.keep({step: chosen});
+      figure.set({step: chosen});
     },
   });
   const controls = element(
@@ -202,7 +211,7 @@ function histograms(app, here) {
     controls.hidden = steps.length < 2;
     if (controls.hidden) return;
     slider.max = steps.length - 1;
-    slider.value = nearest(steps, Number(app.state.step || steps.at(-1)));
+    slider.value = nearest(steps, Number(chosen || steps.at(-1)));
     shown.textContent = `step ${steps[slider.value]}`;
   };
   refresh().catch(() => {}); // the figure tells what went wrong

@@ -35,13 +35,11 @@ export async function overview(app, page) {
   return fill;
 }
 
-// The layer of a point in a map: its name as it was before plotly's escapes.
+// Opens the layer of a cell, or of a cross, in a map.
 export function openLayer(app, event) {
-  const name = event.points[0].y
-    .replaceAll('&lt;', '<')
-    .replaceAll('&gt;', '>')
-    .replaceAll('&amp;', '&');
-  app.go({view: 'layer', layer: name, channel: '', step: ''});
+  const {data, pointNumber, customdata} = event.points[0];
+  const row = data.type === 'heatmap' ? pointNumber[0] : customdata[1];
+  app.go({view: 'layer', layer: data.meta.layers[row], channel: '', step: ''});
 }
 
 async function askHealth(run) {
@@ -63,12 +61,8 @@ function sections(app, healths) {
     app.leftOut ? element('p', {class: 'note'}, app.leftOut) : '',
     rows.length ? troubles(app, rows, healths.length > 1) : '',
     healths.length > 1 || healths.some((each) => each.error) ? runTable(app, healths) : '',
-    ...healths.slice(0, 1).map((health) => lint(app, own(app, healths) ?? health)),
+    lint(healths.find((health) => health.run.name === app.run?.name)),
   ];
-}
-
-function own(app, healths) {
-  return healths.find((health) => health.run.name === app.run.name);
 }
 
 function badness(trouble) {
@@ -187,12 +181,12 @@ function untold(health) {
   return parts.length ? `mini-batch statistics not told: ${parts.join(', ')}` : '';
 }
 
-function lint(app, health) {
-  if (health.error) return '';
+function lint(health) {
+  if (!health || health.error) return '';
   const rows = health.findings.map((found) => [
     chip(found.severity),
     element('b', {}, `${found.code} ${found.name}`),
-    places(app, health.run, found),
+    places(found),
     element('div', {}, found.layers[0][1], ' ', element('i', {}, found.advice)),
   ]);
   for (const [layer, reason] of health.not_analysed) {
@@ -213,7 +207,7 @@ function lint(app, health) {
   );
 }
 
-function places(app, run, found) {
+function places(found) {
   const most = 3;
   const shown = found.layers
     .slice(0, most)
