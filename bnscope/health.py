@@ -195,7 +195,12 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
 
 
 def _sentence(message: str) -> str:
-    return message[:1].upper() + message[1:]
+    """A message as a sentence; it may begin with the name of a variable."""
+    return (
+        message
+        if "_" in message.split(" ", maxsplit=1)[0]
+        else message[:1].upper() + message[1:]
+    )
 
 
 def _step(alert: Mapping[str, Any]) -> int:
@@ -216,8 +221,8 @@ def _newest(
         momentum, last = run.row(layer).get("momentum"), int(run.steps[-1])
         if not isinstance(momentum, (int, float)):
             return step, None
-        found = rule.check_updates(momentum, last)
-        return last, () if found is None else (found,)
+        # What it said holds for the validation it was said of, whatever came later.
+        return last, () if rule.check_updates(momentum, last) is None else None
     steps = run.channel_steps
     if not isinstance(rule, StateRule) or layer not in run.layers or not len(steps):
         return step, None

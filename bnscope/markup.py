@@ -48,9 +48,9 @@ def joined(parts: Iterable[str]) -> Markup:
     return Markup("".join(map(escaped, parts)))
 
 
-def chip(severity: str) -> Markup:
-    """How bad something is."""
-    return tag("span", severity, class_=f"chip {severity}")
+def chip(severity: str, text: str | None = None) -> Markup:
+    """How bad something is, in one word: by default the severity itself."""
+    return tag("span", text or severity, class_=f"chip {severity}")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:

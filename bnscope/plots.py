@@ -159,6 +159,10 @@ def compare(sources: Mapping[str, Any], path: str) -> Any:
 
 def _runs(source: Any) -> dict[str, Run]:
     if isinstance(source, Mapping):
+        if not source:
+            raise BnscopeError(
+                "There is no run in an empty dictionary.", "Give one at least."
+            )
         return {str(name): _run(each) for name, each in source.items()}
     return {"run": _run(source)}
 

@@ -36,6 +36,7 @@ _COLUMNS = (
     ("dead", "right"),
     ("folds into", "left"),
 )
+_NEIGHBOURS = frozenset({"fed by", "feeds"})
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> Table:
@@ -71,7 +72,7 @@ def inspection_page(inspection: Inspection) -> str:
     """One row a BN layer, as a page of HTML."""
     from bnscope import markup
 
-    heads = [title for title, _ in _COLUMNS]
+    heads = [title for title, _ in _COLUMNS if title not in _NEIGHBOURS]
     parts = [
         markup.tag("h1", inspection.path),
         markup.tag(
@@ -79,7 +80,7 @@ def inspection_page(inspection: Inspection) -> str:
             f"{plural(len(inspection.rows), 'BN layer')} in forward order",
             class_="note",
         ),
-        markup.table(heads, map(_cells, inspection.rows)),
+        markup.table(heads, map(_page_cells, inspection.rows)),
     ]
     parts += [
         markup.tag("p", f"not analysed: {text}.", class_="note")
@@ -161,6 +162,16 @@ def _cells(row: BatchNormRow) -> list[str]:
         _or_unknown(row.dead_channels),
         row.folds_into or f"kept: {row.reason or '?'}",
     ]
+
+
+def _page_cells(row: BatchNormRow) -> list[str]:
+    """The cells of a page: what is around a layer stands below its name, to save width."""
+    from bnscope.markup import joined, tag
+
+    layer, fed_by, feeds, *numbers, into = _cells(row)
+    around = tag("div", f"fed by {fed_by}; feeds {feeds}", class_="note")
+    name = joined([tag("b", layer), around])
+    return [name, *(tag("span", cell, class_="number") for cell in numbers), into]
 
 
 def _facts(row: BatchNormRow) -> list[list[str]]:

@@ -249,6 +249,31 @@ def test_the_worst_channel_stands_at_the_top(run, variable, worst):
     )
 
 
+def test_channels_that_are_never_finite_are_crossed_and_said(run):
+    for _, variables in run._channels:
+        variables[3] = np.nan
+    run._channels[1][1][0, WIDTHS[0] + 2] = np.inf
+    cells, crosses = figures.channel_map(run, LAYERS[1]).data
+    assert len(cells.y) == len(crosses.x) == WIDTHS[1]
+    assert set(crosses.x) == {40}
+    (crosses,) = traces(figures.channel_map(run, LAYERS[1], "gamma"), "scatter")
+    assert (list(crosses.x), list(crosses.y)) == ([80], ["channel 2"])
+    (note,) = [
+        note
+        for note in figures.channel(run, LAYERS[1], 0).layout.annotations
+        if note.text == "no finite value"
+    ]
+    assert note.xref == "x4 domain"
+
+
+def test_a_single_record_is_seen(run):
+    del run._records[1:]
+    drawn = figures.bands(run, LAYERS[0]).data
+    medians = [trace for trace in drawn if trace.hovertemplate]
+    assert len(medians) == 8
+    assert {trace.mode for trace in medians} == {"lines+markers"}
+
+
 def test_a_negative_variance_is_worse_than_a_small_one(run):
     run._channels[-1][1][3, WIDTHS[0] : WIDTHS[0] + WIDTHS[1]] = [1, -5, 3, 1e-9, 2]
     shown = figures.channel_map(run, LAYERS[1]).data[0].y
@@ -389,6 +414,25 @@ def test_health_names_the_worst_that_lasts_first(run):
     assert lasting.channels == ((0, 60), (3, 100))
     assert lasting.value == pytest.approx(1e-9)
     assert "1e-09 in channel 3 of 5" in lasting.message
+
+
+def test_what_a_validation_met_is_told_as_it_was_then(run):
+    said = "Validation starts after 16 updates at momentum 0.99: 85% are initial."
+    run.starts[-1]["layers"][0]["momentum"] = 0.99
+    run.alerts.append(
+        {
+            "layer": LAYERS[0],
+            "code": "BN503",
+            "severity": "warning",
+            "step": 16,
+            "message": said,
+            "value": 0.85,
+        }
+    )
+    (cold,) = examine(run).troubles
+    assert (cold.message, cold.value, cold.until) == (said, 0.85, None)
+    run.starts[-1]["layers"][0]["momentum"] = 0.9
+    assert examine(run).troubles[0].until == 120
 
 
 def test_health_takes_an_unknown_severity_for_a_warning(run):

@@ -468,6 +468,33 @@ def test_what_cannot_be_rebuilt_is_skipped_with_its_reason():
     assert "lie where a model cannot be rebuilt" in result.skipped[0].reason
 
 
+def test_what_lies_in_a_class_of_the_users_remains():
+    class Block(layers.Layer):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.dense = layers.Dense(4, name="dense")
+            self.norm = bn(name="norm")
+
+        def call(self, inputs):
+            return keras.ops.relu(self.norm(self.dense(inputs)))
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.block = Block(name="block")
+
+        def call(self, inputs):
+            return self.block(inputs)
+
+    inputs = keras.Input((3,))
+    subclassed = Net()
+    subclassed(np.ones((2, 3), "float32"))
+    for model in (keras.Model(inputs, Block(name="block")(inputs)), subclassed):
+        result = bnscope.fix(model, select="BN101")
+        assert (result.applied, result.model) == ((), model)
+        assert [each.layer for each in result.remaining] == ["block/dense"]
+
+
 @pytest.mark.usefixtures("quick")
 def test_findings_can_be_selected_and_ignored(lively):
     model = lively(everything_wrong())

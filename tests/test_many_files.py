@@ -331,6 +331,40 @@ sys.exit(main(["lint", "ckpt", "--jobs", "1"]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+def test_a_full_disk_is_one_line(tree):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "bnscope", "lint", str(tree / "a.keras")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            timeout=60,
+            check=False,
+        )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "bnscope: error: The output cannot be written: No space left on device. "
+        "Make room, or write it elsewhere.\n"
+    )
+
+
+def test_a_name_that_the_output_cannot_write_is_spelled_out(tree):
+    shutil.copy(tree / "a.keras", tree / "é.keras")
+    for command in (["lint"], ["lint", "--output-format", "github"], ["inspect"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "bnscope", *command, str(tree / "é.keras")],
+            capture_output=True,
+            text=True,
+            env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode < 2, result.stderr
+        assert "\\xe9.keras" in result.stdout
+
+
 @pytest.mark.usefixtures("tree")
 def test_a_bar_is_shown_on_a_terminal_when_it_takes_long():
     code, text = on_a_terminal([SLOW.format(seconds=0.4)], columns=60)

@@ -201,16 +201,18 @@ def test_zero_gamma_that_has_left_zero_is_a_note():
     assert bnscope.lint(model, select="BN201").findings[0].severity is Severity.INFO
 
 
-@pytest.mark.parametrize(("momentum", "severity"), [(1.0, "warning"), (-0.1, "error")])
+@pytest.mark.parametrize(
+    ("momentum", "severity"), [(1.0, "warning"), (-0.1, "error"), (0.0, "info")]
+)
 def test_momentum_at_and_below_the_range(momentum, severity):
     model = conv_bn(bn=layers.BatchNormalization(momentum=momentum))
     (finding,) = bnscope.lint(model, select="BN202")
     assert finding.severity == severity
 
 
-def test_momentum_zero_is_left_to_calibration():
+def test_momentum_zero_is_not_of_torch():
     model = conv_bn(bn=layers.BatchNormalization(momentum=0.0))
-    assert not bnscope.lint(model, select="BN202,BN203").findings
+    assert not bnscope.lint(model, select="BN203").findings
 
 
 def test_statistics_never_updated_despite_optimizer_steps():

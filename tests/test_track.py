@@ -241,7 +241,8 @@ def test_a_regex_takes_the_step_from_elsewhere():
             None,
             "No whole number differs between the names of 2 c",
         ),
-        (["a1.keras"], None, "a1.keras is one checkpoint, and a series has several."),
+        ([__file__], None, "test_track.py is one checkpoint, and a series has several."),
+        (["none1.keras"], None, "none1.keras does not exist."),
         (
             ["a1.keras", "b1.keras", "b2.h5"],
             None,

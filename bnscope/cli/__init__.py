@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +18,8 @@ from bnscope.errors import BnscopeError
 _EXIT_INTERRUPTED = 130
 # Commands that start no threads and hold no resources.
 _READING = frozenset({"lint", "inspect", "rule"})
+# What a full or broken disk says.
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,11 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BnscopeError as error:
         return fail(error)
     except BrokenPipeError:  # the reader (`head`, a pager) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_CLEAN
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            _drop_output()
+            return fail(
+                BnscopeError(
+                    f"The output cannot be written: {error.strerror}.",
+                    "Make room, or write it elsewhere.",
+                )
+            )
         if os.environ.get("BNSCOPE_DEBUG"):
             raise
         what = " ".join(str(error).split()) or "no message"
@@ -52,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _drop_output() -> None:
+    """Leaves nothing for Python to write at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run() -> NoReturn:
     """The console script: runs the command line and leaves.
 
@@ -60,6 +77,10 @@ def run() -> NoReturn:
     """
     # Reading a model makes many objects and no garbage worth looking for so often.
     gc.set_threshold(50_000)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not cost the findings.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = main()
     if len(sys.argv) > 1 and sys.argv[1] in _READING:
         sys.stdout.flush()

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from bnscope.bn import Array
 from bnscope.events.run import Run
 from bnscope.figures import curves, labels, scales, theme
-from bnscope.figures.quantities import QUANTITIES, position, step_title
-from bnscope.figures.sheet import Sheet
+from bnscope.figures.quantities import QUANTITIES, missing, position, step_title
+from bnscope.figures.sheet import Sheet, Trace
 from bnscope.statistics.layout import VARIABLES
 
 SORTS = ("worst", "change", "number")
@@ -60,11 +60,28 @@ def channel_map(
     rows = [f"channel {channel}" for channel in order]
     cells = scales.cells(run.channel_steps, rows, shown, scale, name=variable)
     sheet.make_room(rows)
-    sheet.draw([cells])
+    crosses = _not_finite(run, rows, shown)
+    sheet.draw([cells | {"showscale": bool(np.isfinite(shown).any())}, crosses])
     sheet.label_steps(step_title(run))
     sheet.axis("x", showgrid=False, zeroline=False)
     sheet.axis("y", autorange="reversed", type="category", showgrid=False)
     return sheet.figure()
+
+
+def _not_finite(run: Run, rows: list[str], values: Array) -> Trace:
+    """A cross in each row where it was first not finite."""
+    broken = ~np.isfinite(values)
+    places = np.flatnonzero(broken.any(1))
+    return {
+        "type": "scatter",
+        "x": run.channel_steps[broken[places].argmax(1)],
+        "y": [rows[place] for place in places],
+        "mode": "markers",
+        "marker": {"symbol": "x", "size": 7, "color": theme.ALARM},
+        "hovertemplate": "%{y}<br>not finite from step %{x} on<extra></extra>",
+        "name": "not finite",
+        "showlegend": False,
+    }
 
 
 def channel(run: Run, layer: str, number: int | None = None) -> Any:
@@ -114,6 +131,8 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
             legend=index == 0,
         )
         sheet.draw([others | {"showlegend": index == 0}, one], index)
+        if not np.isfinite(shown).any():
+            sheet.say_empty(missing(of_batches=False), index)
         if log:
             sheet.log_axis(index, [shown])
     sheet.label_steps(step_title(run))

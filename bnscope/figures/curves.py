@@ -68,7 +68,7 @@ def quantile_band(  # noqa: PLR0913
             _line(bins.steps, drawn[since], color, group, dash="dot", width=1)
             for _, since in _ENDS
         ]
-    median = _line(bins.steps, drawn["q50"], color, group, width=2) | {
+    median = _line(bins.steps, drawn["q50"], color, group, width=2, points=True) | {
         **_columns(told),
         "hovertemplate": _HOVER + _extra(name),
         "hoverinfo": None,
@@ -99,10 +99,8 @@ def line(  # noqa: PLR0913
         hover: a text for each value.
         legend: whether the legend has it.
     """
-    made = _line(steps, values, color, {"name": name, "legendgroup": name}, width=2)
-    if np.isfinite(values).sum() <= _FEW:
-        made |= {"mode": "lines+markers", "marker": {"size": 5}}
-    return made | {
+    group = {"name": name, "legendgroup": name}
+    return _line(steps, values, color, group, width=2, points=True) | {
         **_columns(told),
         "showlegend": legend,
         "hoverinfo": None,
@@ -131,12 +129,16 @@ def _line(  # noqa: PLR0913
     *,
     width: float,
     dash: str | None = None,
+    points: bool = False,
 ) -> Trace:
+    """A line; one of a single value, and a short one with `points`, has markers."""
+    few = np.isfinite(values).sum() <= (_FEW if points else 1)
     return {
         "type": "scatter",
         "x": steps,
         "y": values.astype(np.float32),
-        "mode": "lines",
+        "mode": "lines+markers" if few else "lines",
+        "marker": {"size": 5, "color": color} if few else None,
         "line": {"color": color, "width": width, "dash": dash},
         "hoverinfo": "skip",
         "showlegend": False,

@@ -70,9 +70,15 @@ class Fixer:
             if self.passes == before or self.passes > _MOST_PASSES:
                 return
 
-    def graph(self) -> Graph:
-        """The graph of the model as it is now, with the original's training."""
-        return dataclasses.replace(live.read(self.model), training=self.training)
+    def graph(self, *, trace: bool = False) -> Graph:
+        """The graph of the model as it is now, with the original's training.
+
+        Args:
+            trace: whether the `call`s of the user's classes are followed, which shows faults
+                that nothing here can repair.
+        """
+        graph = live.read(self.model, trace=trace)
+        return dataclasses.replace(graph, training=self.training)
 
     def unsafe_stage(self) -> None:
         """Unsafe repairs, one rule after the other, and what each changes in the outputs."""

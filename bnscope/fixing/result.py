@@ -146,7 +146,7 @@ def fix(  # noqa: PLR0913  all but the first by keyword
         model=fixer.model,
         applied=tuple(fixer.applied),
         skipped=tuple(fixer.skipped.values()),
-        remaining=linter.lint_graph(fixer.graph(), name).report,
+        remaining=linter.lint_graph(fixer.graph(trace=True), name).report,
         verification=tuple(fixer.proofs),
         training=training,
         notes=tuple(dict.fromkeys([*notes, *fixer.notes, *training.notes])),

@@ -34,7 +34,7 @@ class BnAtOutput(Rule):
     code = "BN104"
     name = "bn-at-output"
     severity = Severity.WARNING
-    advice = "Drop this BN layer and give the last dense layer a bias."
+    advice = "Drop this BN layer and give the layer before it a bias."
 
     def check(self, context: Context) -> Iterator[Problem]:
         """Yields what it finds in a model."""
@@ -111,7 +111,7 @@ def _problem(call: Call, end: End) -> Problem:
         )
     return Problem(
         call.layer.path,
-        f"stands before {kinds.describe(activation)} at the output: every class score gets the "
+        f"stands before {kinds.describe(activation)} at the output: every channel of it gets the "
         "same spread over a batch, whatever the network found.",
         related=(activation.layer.path,),
     )

@@ -11,22 +11,23 @@ from bnscope.rules.base import Context, Problem, Rule, Severity
 
 
 class MomentumOutOfRange(Rule):
-    """The momentum of the moving averages lies outside [0, 1).
+    """The momentum of the moving averages lies outside (0, 1).
 
     ## What it does
-    Finds BN layers whose `momentum` is negative, or 1 or more. Keras accepts any number.
+    Finds BN layers whose `momentum` is 0 or negative, or 1 or more. Keras accepts any number.
 
     ## Why is this bad
     The moving values are updated as `moving * momentum + batch * (1 - momentum)`. Above 1 they
     run away (1.5 reached -5e5 in a short run), below 0 they swing, and at exactly 1 they never
-    leave their initial values, so that inference uses mean 0 and variance 1.
+    leave their initial values, so that inference uses mean 0 and variance 1. At exactly 0 they
+    are those of the last batch alone.
 
     ## What to do
     Use a momentum between 0.9 and 0.999.
 
     ## When it is quiet
     Exactly 1 is only a warning: some freeze the statistics so on purpose (`trainable=False`
-    says it better).
+    says it better). Exactly 0 is an info: calibration passes use it for a while.
 
     ## References
     - <https://keras.io/api/layers/normalization_layers/batch_normalization/>
@@ -51,10 +52,17 @@ class MomentumOutOfRange(Rule):
                     severity=Severity.WARNING,
                     data={"momentum": value},
                 )
-            elif not 0.0 <= value < 1.0:
+            elif value == 0.0:
                 yield Problem(
                     layer.path,
-                    f"momentum={value:g} lies outside [0, 1): the moving mean and variance "
+                    "momentum=0: the moving mean and variance are those of the last batch alone.",
+                    severity=Severity.INFO,
+                    data={"momentum": value},
+                )
+            elif not 0.0 < value < 1.0:
+                yield Problem(
+                    layer.path,
+                    f"momentum={value:g} lies outside (0, 1): the moving mean and variance "
                     f"{'run away' if value > 1 else 'swing'} instead of averaging.",
                     data={"momentum": value},
                 )
@@ -98,7 +106,7 @@ class MomentumTorchConvention(Rule):
     the moving values stay as they are until the model is trained on.
 
     ## When it is quiet
-    Exactly 0, which calibration passes use.
+    Exactly 0, of which BN202 speaks.
 
     ## References
     - <https://github.com/huggingface/transformers/pull/19454>

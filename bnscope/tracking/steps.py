@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from bnscope.errors import BnscopeError, UnreadableModelError
 from bnscope.linting import discovery
@@ -112,10 +113,12 @@ def _by_difference(paths: Sequence[str]) -> list[int | None]:
             column = [row[place] if place < len(row) else None for row in rows]
             if len({value for value in column if value is not None}) > 1:
                 return column
+    if len(paths) == 1 and not (discovery.is_remote(paths[0]) or Path(paths[0]).exists()):
+        raise BnscopeError(f"{paths[0]} does not exist.", "Give checkpoints that do.")
     if len(paths) == 1:
         raise BnscopeError(
             f"{paths[0]} is one checkpoint, and a series has several.",
-            f"`bnscope lint` looks at one. {_HINT}",
+            "`bnscope lint` looks at one.",
         )
     raise BnscopeError(
         f"No whole number differs between the names of {plural(len(paths), 'checkpoint')}, "

@@ -17,13 +17,14 @@ from bnscope.rules import find
 from bnscope.rules.base import LEVELS, Severity, plural
 
 _CLEAN = "ok"
+_FAILED = "unreadable"
 _HEADS = ("", "rule", "layers", "what and what to do")
 
 
 def render(reports: Sequence[Report]) -> str:
     """The reports as one page."""
     parts = [tag("h1", "Lint report of Batch Normalization"), _headline(reports)]
-    parts += [tag("p", text, class_="note") for text in hints(reports)]
+    parts += [tag("p", *_coded(text), class_="note") for text in hints(reports)]
     if len(reports) > 1:
         parts.append(_overview(reports))
     for number, report in enumerate(reports):
@@ -36,15 +37,38 @@ def _headline(reports: Sequence[Report]) -> Markup:
     unread = f"{plural(failed, 'file')} could not be read." if failed else ""
     said = " ".join(filter(None, [count_line(reports), unread])) or "0 models."
     worst = min(map(_verdict, reports), key=_rank, default=_CLEAN)
-    return tag("p", chip(worst), f" {said}", class_=f"headline {worst}")
+    mark = chip(worst, "OK" if worst == _CLEAN else worst)
+    if failed and not any(report.at_least(Severity.ERROR) for report in reports):
+        worst = str(Severity.ERROR)
+        mark = chip(worst, _FAILED)
+    return tag("p", mark, f" {said}", class_=f"headline {worst}")
+
+
+def _coded(text: str) -> Iterator[str]:
+    """What stands between backticks as code."""
+    for number, part in enumerate(text.split("`")):
+        yield tag("code", part) if number % 2 else part
 
 
 def _verdict(report: Report) -> str:
-    """The worst that is said of a model."""
+    """The worst that is said of a model that could be read."""
     said: list[str] = [finding.severity for finding in report.findings]
-    said += [Severity.ERROR] * (report.error is not None)
     said += [Severity.INFO] * len(report.not_analysed)
     return str(min(said, key=_rank, default=_CLEAN))
+
+
+def _mark(report: Report) -> Markup:
+    if report.error is not None:
+        return chip(Severity.ERROR, _FAILED)
+    verdict = _verdict(report)
+    return chip(verdict, "OK" if verdict == _CLEAN else verdict)
+
+
+def _counts(report: Report) -> list[str]:
+    if report.error is not None:
+        return [""] * (len(LEVELS) + 1)
+    found = [finding.severity for finding in report.findings]
+    return [*(str(found.count(level)) for level in LEVELS), str(len(report.not_analysed))]
 
 
 def _rank(verdict: str) -> int:
@@ -57,13 +81,9 @@ def _overview(reports: Sequence[Report]) -> Markup:
         ["", "model", "errors", "warnings", "notes", "not analysed"],
         [
             [
-                chip(_verdict(report)),
+                _mark(report),
                 tag("a", report.path, href=f"#{_anchor(number)}"),
-                *(
-                    str(sum(finding.severity == level for finding in report.findings))
-                    for level in LEVELS
-                ),
-                str(len(report.not_analysed)),
+                *_counts(report),
             ]
             for number, report in enumerate(reports)
         ],
@@ -77,7 +97,7 @@ def _anchor(number: int) -> str:
 def _report(report: Report, number: int) -> Iterator[Markup]:
     yield tag("h2", report.path, id=_anchor(number))
     if report.error is not None:
-        yield tag("p", chip(Severity.ERROR), f" {report.error}")
+        yield tag("p", _mark(report), f" {report.error}")
         return
     rows = [_group(findings) for findings in grouped(report.findings)]
     rows += [
