@@ -266,6 +266,19 @@ def test_channels_that_are_never_finite_are_crossed_and_said(run):
     assert note.xref == "x4 domain"
 
 
+def test_of_few_steps_none_stands_between_two(run):
+    assert figures.bands(run, LAYERS[0]).layout.xaxis3.dtick is None
+    for number, record in enumerate(run._records):
+        record.step = 3 + number // 2
+    for figure in (
+        figures.bands(run, LAYERS[0]),
+        figures.layer_map(run),
+        figures.trends({"run": run}),
+        figures.comparison({"run": run}, LAYERS[0]),
+    ):
+        assert figure.layout.xaxis.dtick == 1
+
+
 def test_a_single_record_is_seen(run):
     del run._records[1:]
     drawn = figures.bands(run, LAYERS[0]).data

@@ -468,6 +468,15 @@ def test_what_cannot_be_rebuilt_is_skipped_with_its_reason():
     assert "lie where a model cannot be rebuilt" in result.skipped[0].reason
 
 
+def test_a_result_shows_itself():
+    result = bnscope.fix(chain((7,), layers.Dense(5), bn()), select="BN101")
+    shown = str(result)
+    assert shown.startswith("Repaired BN101 redundant-bias (safe).")
+    assert "Verified by " in shown
+    assert shown.index("Remaining:\n") < shown.index("nothing found")
+    assert result._repr_html_().startswith("<pre>Repaired BN101")
+
+
 def test_what_lies_in_a_class_of_the_users_remains():
     class Block(layers.Layer):
         def __init__(self, **settings):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnscope.cli.common import (
@@ -23,13 +22,10 @@ from bnscope.errors import BnscopeError
 from bnscope.rules.base import Severity, plural
 
 if TYPE_CHECKING:
-    from bnscope.fixing import Fix, FixResult, Skipped
+    from bnscope.fixing import FixResult
     from bnscope.fixing.repairs import Repair
     from bnscope.graph.model import Graph
     from bnscope.linting.settings import Settings
-
-# So many layers of a group are described; JSON holds all.
-_MOST_LAYERS = 3
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -62,6 +58,10 @@ def run(options: argparse.Namespace) -> int:
     """Fixes a file, or prints what would be fixed."""
     settings = settings_from(options)
     settings.rules()  # an unknown code is an error before anything is read
+    if options.diff and options.output:
+        raise BnscopeError(
+            "--diff writes nothing.", "Leave out -o, or pass it instead of --diff."
+        )
     if options.diff:
         return _diff(options, settings)
     if not options.output:
@@ -162,7 +162,9 @@ def _print_diff(chosen: Sequence[Repair], waiting: Sequence[Repair], graph: Grap
 
 
 def _print(result: FixResult, options: argparse.Namespace, written: str | None) -> None:
-    for text in _lines(result):
+    from bnscope.fixing.text import lines
+
+    for text in lines(result):
         say(text)
     if result.remaining.findings or result.remaining.not_analysed:
         _print_remaining(result)
@@ -176,63 +178,6 @@ def _print(result: FixResult, options: argparse.Namespace, written: str | None) 
         if written
         else "Nothing was repaired; no file was written."
     )
-
-
-def _lines(result: FixResult) -> Iterator[str]:
-    for _, group in groupby(result.applied, key=lambda fix: (fix.code, fix.fix)):
-        yield from _applied(list(group))
-    yield from _proof(result)
-    yield from _training(result)
-    skips = groupby(result.skipped, key=lambda one: (one.code, one.reason))
-    for (_, reason), left in skips:
-        yield _skipped(list(left), reason)
-    yield from result.notes
-
-
-def _applied(fixes: list[Fix]) -> Iterator[str]:
-    first = fixes[0]
-    where = f" in {len(fixes)} layers" if len(fixes) > 1 else ""
-    yield f"Repaired {first.code} {first.name} ({first.fix}){where}. {first.behaviour}"
-    for fix in fixes[:_MOST_LAYERS]:
-        parts = [f"{change.layer}: {', '.join(change.lines)}" for change in fix.changes]
-        yield f"  {'; '.join(parts)}"
-    if len(fixes) > _MOST_LAYERS:
-        yield f"  and {len(fixes) - _MOST_LAYERS} more (--diff, --output-format json)"
-
-
-def _proof(result: FixResult) -> Iterator[str]:
-    from bnscope.rewriting.routes import TITLES
-
-    for check in result.verification:
-        done = check.verification
-        if done is not None:
-            yield (
-                f"Verified by {TITLES[check.route]}: outputs differ by at most "
-                f"{done.max_error:.1e} of their scale ({done.tolerance:.1e} allowed)."
-            )
-    before, after = result.parameters
-    if before != after:
-        yield f"Parameters: {before:,} before, {after:,} after."
-
-
-def _training(result: FixResult) -> Iterator[str]:
-    state = result.training
-    if not state.compiled:
-        return
-    if state.steps is None:
-        yield f"Compiled as before with {state.optimizer}, which has no state yet."
-        return
-    yield (
-        f"Compiled as before: {state.optimizer} goes on at step {state.steps} with the state "
-        f"of {plural(state.kept, 'variable')}; {state.dropped} gone, {state.fresh} anew."
-    )
-
-
-def _skipped(group: list[Skipped], reason: str) -> str:
-    names = ", ".join(f'"{one.layer}"' for one in group[:_MOST_LAYERS])
-    left = len(group) - _MOST_LAYERS
-    more = f" and {left} more" if left > 0 else ""
-    return f"Not repaired: {group[0].code} at {names}{more}. {reason}"
 
 
 def _print_remaining(result: FixResult) -> None:

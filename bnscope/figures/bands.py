@@ -68,7 +68,7 @@ def bands(run: Run, layer: str) -> Any:
             sheet.say_empty(missing(of_batches=names <= OF_BATCHES), index)
     _mark_epsilon(sheet, run, layer)
     _mark_steps(sheet, run, layer)
-    sheet.label_steps(step_title(run))
+    sheet.label_steps(step_title(run), run.steps)
     return sheet.figure()
 
 

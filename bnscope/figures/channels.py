@@ -62,7 +62,7 @@ def channel_map(
     sheet.make_room(rows)
     crosses = _not_finite(run, rows, shown)
     sheet.draw([cells | {"showscale": bool(np.isfinite(shown).any())}, crosses])
-    sheet.label_steps(step_title(run))
+    sheet.label_steps(step_title(run), run.channel_steps)
     sheet.axis("x", showgrid=False, zeroline=False)
     sheet.axis("y", autorange="reversed", type="category", showgrid=False)
     return sheet.figure()
@@ -111,6 +111,7 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
         )
     titles = [QUANTITIES[name].title for name in VARIABLES]
     sheet = Sheet(f"{labels.text(layer)}: channel {number}", titles, columns=2)
+    sheet.layout["meta"] = {"channel": number}
     if not len(run.channel_steps):
         return sheet.empty(_NONE_YET)
     for index, name in enumerate(VARIABLES):
@@ -135,7 +136,7 @@ def channel(run: Run, layer: str, number: int | None = None) -> Any:
             sheet.say_empty(missing(of_batches=False), index)
         if log:
             sheet.log_axis(index, [shown])
-    sheet.label_steps(step_title(run))
+    sheet.label_steps(step_title(run), run.channel_steps)
     return sheet.figure()
 
 

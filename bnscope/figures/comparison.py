@@ -56,5 +56,6 @@ def comparison(runs: Mapping[str, Run | None], layer: str) -> Any:
             sheet.log_axis(index, [trace["y"] for trace in drawn])
         if not drawn:
             sheet.say_empty(missing(of_batches=statistic in OF_BATCHES), index)
-    sheet.label_steps(step_title(*(run for _, _, run in shown)))
+    known = [run for _, _, run in shown]
+    sheet.label_steps(step_title(*known), *(run.steps for run in known))
     return sheet.figure()

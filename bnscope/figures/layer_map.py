@@ -61,7 +61,7 @@ def layer_map(
     told = {"meta": {"layers": list(run.layers)}}  # what a click on a row is about
     sheet.draw([cells | {"showscale": not bare} | told, crosses | told])
     sheet.make_room(labels.shortened(run.layers))
-    sheet.label_steps(step_title(run))
+    sheet.label_steps(step_title(run), bins.steps)
     sheet.axis("x", showgrid=False, zeroline=False)
     # Hovering shows the full path, which is the category; the axis has the short names.
     axis: dict[str, Any] = {"autorange": "reversed", "showgrid": False, "type": "category"}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bnscope.bn import Array
 from bnscope.figures import theme
@@ -22,6 +23,7 @@ _LETTER, _BAR = 7, 90
 _ASIDE = 0.09
 # So far below the middle of the values does a logarithmic axis reach.
 _DECADES = 8.0
+_FEW_STEPS = 8
 # Over fewer, one label for each power of ten would be too few.
 _FEW_DECADES = 1.8
 
@@ -98,9 +100,18 @@ class Sheet:
         longest = max(map(len, rows), default=0)
         self.layout["margin"] |= {"l": _LETTER * longest + 16, "r": _BAR}
 
-    def label_steps(self, title: str) -> None:
-        """Titles the steps of the lowest row."""
+    def label_steps(self, title: str, *steps: npt.NDArray[Any]) -> None:
+        """Titles the steps of the lowest row; of few steps, none stands between two.
+
+        Args:
+            title: what they count.
+            steps: those that are drawn.
+        """
         count = len(self._panels)
+        drawn = np.concatenate([np.zeros(0), *steps])
+        if drawn.size and np.ptp(drawn) <= _FEW_STEPS:
+            for index in range(count):
+                self.axis("x", index, dtick=1)
         for index in range(max(count - self._columns, 0), count):
             self.axis("x", index, title={"text": title})
 

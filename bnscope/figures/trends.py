@@ -70,7 +70,8 @@ def trends(runs: Mapping[str, Run | None]) -> Any:
             sheet.axis("y", index, rangemode="tozero")
         if not any(np.isfinite(trace["y"]).any() for trace in drawn):
             sheet.say_empty(missing(of_batches=trend.of_batches), index)
-    sheet.label_steps(step_title(*(run for _, _, run in shown)))
+    known = [run for _, _, run in shown]
+    sheet.label_steps(step_title(*known), *(run.steps for run in known))
     return sheet.figure()
 
 

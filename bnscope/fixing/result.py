@@ -12,6 +12,7 @@ from bnscope.fixing.report import Fix, Skipped
 from bnscope.linting.engine import Linter
 from bnscope.linting.findings import Report
 from bnscope.linting.settings import Settings, selected
+from bnscope.printing import printable
 from bnscope.rewriting.routes import RouteCheck, largest
 
 if TYPE_CHECKING:
@@ -69,6 +70,17 @@ class FixResult:
             "notes": list(self.notes),
             "parameters": {"before": before, "after": after},
         }
+
+    def __str__(self) -> str:
+        from bnscope.fixing.text import lines
+
+        done = [*map(printable, lines(self))] or ["Nothing was repaired."]
+        return "\n".join([*done, "Remaining:", str(self.remaining)])
+
+    def _repr_html_(self) -> str:
+        from bnscope.markup import tag
+
+        return tag("pre", str(self))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Saves the model: written beside, loaded again and compared, then moved.

@@ -183,6 +183,11 @@ def _json(text: bytes | bytearray | str, path: Path) -> Any:
     try:
         return json.loads(data)
     except UnicodeDecodeError as error:
+        if data.startswith((b"PK\x03\x04", b"\x89HDF")):
+            raise UnreadableModelError(
+                f"{path} is a saved model or weights, and no JSON.",
+                "Give what model.to_json() wrote.",
+            ) from None
         raise UnreadableModelError(
             f"The configuration in {path} is not valid UTF-8: {error.reason}.", _SAVE_AGAIN
         ) from None

@@ -43,12 +43,14 @@ export function dropFigures() {
   }
 }
 
-// A figure with its buttons. `parameters` are those of the route, `click` is told of points;
-// one that is to `wait` is asked for when its view sets its parameters.
+// A figure with its buttons. `parameters` are those of the route, `click` is told of points, `told`
+// of what the figure says of itself; one that is to `wait` is asked for when its view sets its
+// parameters.
 export class Figure {
-  constructor(label, parameters, {click = null, wait = false} = {}) {
+  constructor(label, parameters, {click = null, told = null, wait = false} = {}) {
     this.parameters = parameters;
     this.click = click;
+    this.told = told;
     this.answer = null;
     this.asked = 0;
     this.plot = element('div', {class: 'plot', role: 'img', 'aria-label': label});
@@ -81,6 +83,7 @@ export class Figure {
       const [answer] = await Promise.all([get('figure', this.parameters), prepare()]);
       if (turn !== this.asked) return;
       this.answer = answer;
+      this.told?.(answer.layout.meta);
       this.status.hidden = true;
       this.buttons.hidden = false;
       this.draw();

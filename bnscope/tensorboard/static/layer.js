@@ -120,11 +120,11 @@ function alerts(app, health, shown) {
 function channels(app, here, shown, health) {
   const variable = app.state.variable || VARIABLES[0];
   const sort = app.state.sort || SORTS[0].name;
-  const one = new Figure(`One channel of ${shown.layer} through time`, {
-    figure: 'channel',
-    ...here,
-    channel: channel(app, shown, health),
-  });
+  const one = new Figure(
+    `One channel of ${shown.layer} through time`,
+    {figure: 'channel', ...here, channel: channel(app, shown, health)},
+    {told: (meta) => (input.value = meta?.channel ?? '')},
+  );
   const follow = (chosen) => {
     app.keep({channel: String(chosen)});
     input.value = chosen;
