@@ -804,6 +804,8 @@ def test_wrong_usage_is_one_line(run_cli, wrong_file, tmp_path):
     code, _, stderr = run_cli("fix", wrong_file, "--diff", "--select", "BN999")
     assert code == 2
     assert "There is no rule 'BN999'." in stderr
+    code, _, stderr = run_cli("fix", wrong_file, "--diff", "-o", tmp_path / "o.keras")
+    assert (code, "--diff writes nothing." in stderr) == (2, True)
 
 
 def test_the_diff_shows_every_change_without_keras(wrong_file):

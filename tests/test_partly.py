@@ -371,6 +371,9 @@ def test_the_command_line_takes_a_configuration(folder, tmp_path, randomized, ru
     _, out, _ = run_cli("inspect", path, *option, "--output-format", "json")
     row = json.loads(out)["layers"][0]
     assert (row["layer"], row["momentum"], row["epsilon"]) == ("first", 0.1, 1e-5)
+    code, _, err = run_cli("lint", path, "--model-config", path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "m.weights.h5 is a saved model or weights, and no JSON. Give what" in err
 
 
 def mismatch(tmp_path, *parts):
