@@ -18,6 +18,7 @@ from bnscope.events.run import Run
 from bnscope.rules.base import LEVELS, Rule, Severity, StateProblem, StateRule
 from bnscope.rules.cold_stats_at_validation import ColdStatsAtValidation
 from bnscope.statistics.layout import VARIABLES
+from bnscope.watching.ledger import the_same_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
     last = alerts[-1]
     newest, problems = _newest(run, code, layer, _step(last))
     now = problems[0] if problems else None
+    others = sum(int(alert.get("others") or 0) for alert in alerts)
     return Trouble(
         severity=min((_severity(alert) for alert in alerts), key=_rank),
         code=code,
@@ -188,8 +190,10 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
         until=newest if problems == () else None,
         value=now.value if now else last.get("value"),
         channels=tuple(channels.items()),
-        others=sum(int(alert.get("others") or 0) for alert in alerts),
-        message=_sentence(now.message) if now else str(last.get("message") or ""),
+        others=others,
+        message=_sentence(now.message) + the_same_in(others)
+        if now
+        else str(last.get("message") or ""),
         advice=str(last.get("advice") or ""),
     )
 

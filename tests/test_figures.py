@@ -413,6 +413,7 @@ def test_health_names_the_worst_that_lasts_first(run):
                 "step": step,
                 "channel": channel,
                 "channels": [] if channel is None else [channel],
+                "others": int(step == 60) + int(step == 100),
                 "message": "m",
                 "advice": "a",
                 "value": 1.0,
@@ -427,6 +428,7 @@ def test_health_names_the_worst_that_lasts_first(run):
     assert lasting.channels == ((0, 60), (3, 100))
     assert lasting.value == pytest.approx(1e-9)
     assert "1e-09 in channel 3 of 5" in lasting.message
+    assert lasting.message.endswith(" The same in 2 more layers.")
 
 
 def test_what_a_validation_met_is_told_as_it_was_then(run):

@@ -192,7 +192,7 @@ def _alerts(healths: Mapping[str, Health]) -> Iterator[Markup]:
             [
                 chip(trouble.severity),
                 *([name] if several else []),
-                trouble.layer + _others(trouble),
+                trouble.layer,
                 _since(trouble),
                 tag("span", _value(trouble.value), class_="number"),
                 listed([f"{at} ({step})" for at, step in trouble.channels], _MOST_LISTED),
@@ -201,10 +201,6 @@ def _alerts(healths: Mapping[str, Health]) -> Iterator[Markup]:
             for name, trouble in rows
         ],
     )
-
-
-def _others(trouble: Trouble) -> str:
-    return f" and {plural(trouble.others, 'more layer')}" if trouble.others else ""
 
 
 def _value(value: float | str | None) -> str:

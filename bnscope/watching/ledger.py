@@ -142,7 +142,7 @@ class Ledger:
     def _add(
         self, rule: Rule, layer: str, problem: StateProblem, step: int, others: int = 0
     ) -> Alert:
-        more = f" The same in {plural(others, 'more layer')}." if others else ""
+        more = the_same_in(others)
         alert = Alert(
             code=rule.code,
             name=rule.name,
@@ -159,3 +159,8 @@ class Ledger:
         )
         self.alerts.append(alert)
         return alert
+
+
+def the_same_in(others: int) -> str:
+    """What is added to an alert that stands for more layers; "" if it does not."""
+    return f" The same in {plural(others, 'more layer')}." if others else ""

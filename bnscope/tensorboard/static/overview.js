@@ -117,12 +117,7 @@ function troubles(app, rows, several) {
       app.go({view: 'layer', run: run.name, layer: trouble.layer, channel: '', step: '', ...more});
     const cells = [
       chip(trouble.severity),
-      element(
-        'span',
-        {},
-        link(trouble.layer, () => open(), 'Open the layer'),
-        trouble.others ? ` and ${plural(trouble.others, 'more layer')}` : '',
-      ),
+      link(trouble.layer, () => open(), 'Open the layer'),
       trouble.until === null
         ? String(trouble.since)
         : `${trouble.since}, no more at ${trouble.until}`,
