@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from bnscope.bn import Array
 from bnscope.calibration.batchwise import recalibrate_batchwise
 from bnscope.calibration.data import default_limit, read_batches
+from bnscope.calibration.fitting import check_fit
 from bnscope.calibration.result import LayerStatistics, Recalibration
 from bnscope.calibration.steps import read_steps
 from bnscope.calibration.target import FROZEN, Target
@@ -134,6 +136,7 @@ def recalibration(  # noqa: PLR0913  as the function above, and some for command
     made = model if inplace else _copied(model)
     limit = default_limit() if memory_limit is None else memory_limit
     batches = read_batches(x, batch_size, steps, limit)
+    check_fit(model, batches)
     before = {path: _statistics(norm) for path, norm in norms.items()}
     target = Target({path: norm for path, norm in norms.items() if path not in keep})
     run = _Run(model, target, batches, limit, tell or (lambda _: None), shown)
@@ -182,7 +185,7 @@ class _Run:
 
     def measure(self, method: str) -> None:
         """Sets the new statistics in the model."""
-        try:
+        with _running():
             steps = read_steps(self.model, self.structured[0], self.target.norms.values())
             if method == "batch":
                 recalibrate_batchwise(
@@ -192,13 +195,6 @@ class _Run:
                 self.wavefront(
                     Wavefront(self.model, steps, self.batches, self.target, self.tick)
                 )
-        except BnscopeError:
-            raise
-        except Exception as error:
-            raise BnscopeError(
-                f"The model does not run on the data: {first_line(error)}.",
-                "Prepare the samples as for model.predict.",
-            ) from error
 
     def wavefront(self, wavefront: Wavefront) -> None:
         """Runs the wavefront within the memory limit; says first what it takes."""
@@ -233,9 +229,23 @@ class _Run:
         """What a model gives for the first batch."""
         import keras
 
-        with unchanged(model):
+        with unchanged(model), _running():
             outputs = keras.tree.flatten(model.predict_on_batch(self.structured[0]))
         return [np.asarray(y, np.float64) for y in outputs]
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Says in one line that a model does not run on the data."""
+    try:
+        yield
+    except BnscopeError:
+        raise
+    except Exception as error:
+        raise BnscopeError(
+            f"The model does not run on the data: {first_line(error)}.",
+            "Prepare the samples as for model.predict.",
+        ) from error
 
 
 def check_arguments(
