@@ -417,6 +417,75 @@ def test_evidence_gives_the_verdict(expected, given):
     assert find_cause(given).verdict == expected
 
 
+SCALED = {**STALE, "moving_variance": np.full(4, 1e-4), "epsilon": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "not_said"),
+    [
+        (evidence(NONE), ["inference is as good as training"], ["hardly"]),
+        (
+            evidence((0.345, 0.31, 0.3), layer(**STALE)),
+            [
+                "0.345 at inference and 0.3 after recalibration",
+                "15% more is less than the 25% that count as a gap",
+                "little harm",
+            ],
+            ["as good as"],
+        ),
+        (
+            evidence((0.5, 0.3, 0.4), validation=(5.0, 5.0, 5.0)),
+            ["0.3 with batch statistics, and that is less than 20% of what validation"],
+            ["as good as"],
+        ),
+        (
+            evidence(NONE, layer(validation_kl=0.01), validation=(3.0, 3.0, 3.0)),
+            ["The statistics of the validation data are alike", "it overfits"],
+            ["differ"],
+        ),
+        (
+            evidence(NONE, layer(validation_kl=0.06), validation=(3.0, 2.9, 3.0)),
+            ["differ from the training data", "0.06 nats", "loss is 2.9 instead of 3"],
+            ["alike", "overfits"],
+        ),
+        (
+            evidence(GAP, layer(**SCALED), validation=(0.4, 0.4, 3.0)),
+            [
+                "x looks prepared differently",
+                "about 100 times as large, as on another scale",
+                "loss is 0.4 instead of 0.4",
+            ],
+            ["lag"],
+        ),
+    ],
+)
+def test_an_explanation_says_what_its_figures_say(given, said, not_said):
+    text = " ".join(find_cause(given).sentences)
+    assert [part for part in said if part not in text] == [], text
+    assert [part for part in not_said if part in text] == [], text
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        layer(momentum=1.5, **STALE),
+        layer(initial=0.4, momentum=0.99, **STALE),
+        layer(momentum=0.1, noise=0.4, **STALE),
+        layer(frozen=True, **STALE),
+        layer(**STALE),
+        layer(**SCALED),
+    ],
+)
+@pytest.mark.parametrize("validation", [(2.0, 0.3, 2.1), (0.4, 0.4, 3.0)])
+def test_no_step_is_advised_that_makes_validation_worse(found, validation):
+    given = evidence(GAP, found, validation=validation, steps=50)
+    advice = find_cause(given).advice
+    assert "ecalibrate (bnscope" not in advice
+    assert f"would go from {validation[0]:.3g} to {validation[2]:.3g}" in advice
+    helpful = find_cause(evidence(GAP, found, validation=(2.0, 0.3, 0.4), steps=50)).advice
+    assert "ecalibrate (bnscope.recalibrate): the validation loss goes from 2 to" in helpful
+
+
 @pytest.mark.parametrize(
     ("expected", "case"),
     [
@@ -453,6 +522,10 @@ def test_one_network_healthy_never_updated_and_on_other_data():
     x_val, y_val = options["validation_data"]
     found = bnscope.diagnose(model, x, y, validation_data=(16 * x_val, y_val))
     assert found.verdict == "data_shift"
+    found = bnscope.diagnose(model, 255 * x, y, **options)
+    assert found.verdict == "data_shift"
+    assert "x looks prepared differently" in found.explanation
+    assert "would not help" in found.advice
     for norm in model.layers[1::4]:
         norm.moving_mean.assign(np.zeros(64))
         norm.moving_variance.assign(np.ones(64))

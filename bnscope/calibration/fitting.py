@@ -28,7 +28,7 @@ def check_fit(model: Any, batches: Iterable[Any], name: str = "the data") -> Non
     """
     import keras
 
-    samples = {}
+    samples: dict[tuple[Any, ...], Any] = {}
     for batch in batches:
         sample = keras.tree.map_structure(lambda array: array[:1], batch)
         samples.setdefault(_shapes(sample), sample)
