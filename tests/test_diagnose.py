@@ -662,6 +662,16 @@ def test_the_command_takes_inputs_and_outputs_by_name(tmp_path, run_cli, rng):
     )
     found = json.loads(text)["losses"]["validation"]["inference"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    for names, missing in (
+        (["a", "p", "q"], "not the input b of the model"),
+        (["p"], "not the inputs a, b of the model"),
+        (["a", "b", "b_val"], "not the input a_val of the model"),
+    ):
+        part = {name: arrays[name] for name in names}
+        np.savez(tmp_path / "data.npz", **part, x=arrays["a"])
+        code, text, errors = run_cli("diagnose", tmp_path / "model.keras", *given)
+        assert (code, text, errors.count("\n")) == (2, "", 1)
+        assert missing in errors
 
 
 # What cannot be used.
@@ -688,7 +698,8 @@ def test_errors_are_clear_and_nothing_is_changed():
         ((x, np.where(y > 1, np.nan, 1.0)), {}, "The targets in x are not finite"),
         ((x[:, :4], y), {}, "does not run on the data"),
         ((x[:, :4, None], y), {}, r"of shape \(5,\), and these have \(4, 1\)"),
-        ((np.full(70, "a"), y), {}, "an array of dtype <U1, and numbers are expected"),
+        ((x, np.full(70, "a")), {}, "The targets have dtype <U1"),
+        ((np.full(70, "a"), y), {}, "The inputs have dtype <U1, and numbers are expected"),
         ((x, y), {"validation_data": (x[:, :4], y)}, "does not run on validation_data"),
         ((x, y[:9]), {}, "cardinality"),
         ((x, y + 5), {}, "The loss cannot be computed"),

@@ -481,7 +481,7 @@ def test_errors_are_clear_and_nothing_is_changed(rng):
         (data[:, :, :, :2], {}, "does not run on the data"),
         (data[:0], {}, "no sample"),
         ("text", {}, "cannot be read"),
-        (np.array(["a", "b"]), {}, "an array of dtype <U1, and numbers are expected"),
+        (np.array(["a", "b"]), {}, "The inputs have dtype <U1, and numbers are expected"),
         ({}, {}, "There are no data"),
         (data, {"method": "precise"}, "no method"),
         (data, {"batch_size": 0}, "batch_size must be"),

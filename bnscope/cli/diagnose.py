@@ -18,8 +18,8 @@ from bnscope.cli.common import (
 from bnscope.cli.loading import (
     add_loading,
     find_by_name,
-    find_inputs,
     import_modules,
+    input_names,
     need_inputs,
     read_arrays,
     working,
@@ -102,17 +102,24 @@ def _diagnosed(
     from bnscope.diagnosis import diagnose
 
     x, y = need_inputs(model, arrays, options.data), _targets(model, arrays, "")
-    others = find_inputs(model, arrays, _VALIDATION), _targets(model, arrays, _VALIDATION)
+    inputs = _validation_inputs(model, arrays, options.data)
+    others = inputs, _targets(model, arrays, _VALIDATION)
     return diagnose(
         model,
         x,
         y,
-        validation_data=None if others[0] is None else others,
+        validation_data=None if inputs is None else others,
         loss=options.loss,
         batch_size=options.batch_size,
         max_samples=options.max_samples,
         seed=options.seed,
     )
+
+
+def _validation_inputs(model: Any, arrays: Mapping[str, Any], path: str) -> Any:
+    """The validation samples; None if there is not one array of them."""
+    names = {f"{name}{_VALIDATION}" for name in ("x", *input_names(model))}
+    return need_inputs(model, arrays, path, _VALIDATION) if names & arrays.keys() else None
 
 
 def _targets(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:
