@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -20,11 +21,13 @@ from bnscope.diagnosis import Verdict
 from bnscope.diagnosis.causes import find_cause
 from bnscope.diagnosis.evidence import Evidence
 from bnscope.diagnosis.probe import Mode, Probe
+from bnscope.diagnosis.report import fitted, sections
 from bnscope.diagnosis.result import LayerDiagnosis
 from bnscope.diagnosis.samples import Sampling, read_samples
 from bnscope.diagnosis.scoring import Apart
 from bnscope.diagnosis.statistics import Flow, divergences, noise, remainder, unlikeness
 from bnscope.errors import BnscopeError, UnsupportedModelError
+from bnscope.sections import print_sections
 
 layers = keras.layers
 DOCS = Path(__file__).parents[1] / "docs"
@@ -590,6 +593,30 @@ def test_a_diagnosis_is_text_html_json_and_a_figure(stale):
     assert figure.to_json()
 
 
+def test_a_narrow_terminal_breaks_no_word_of_a_heading(stale):
+    given = sections(stale[3])
+    assert list(fitted(given, 10_000)) == given
+    stream = io.StringIO()
+    for width in (50, 60):
+        narrow = list(fitted(given, width))
+        stream.isatty = lambda: True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", str(width))
+            print_sections(narrow, stream)
+    text = stream.getvalue()
+    for column in ("variance, moving / data", "alone repairs", "mean off, in sigma"):
+        assert text.count(f"  {column} ") == 4, text
+    assert text.count("training, statistics of each batch") == 2
+
+
+def test_no_zero_is_negative(stale):
+    found = stale[3]
+    first, second = (replace(each, causes=-0.001, repairs=-0.004) for each in found.layers)
+    text = str(replace(found, layers=(first, second)))
+    assert " 0%" in text
+    assert "-0%" not in text
+
+
 def test_a_negative_moving_variance_is_no_harmless_nan():
     model, x, y = spoiled()
     model.get_layer("two").moving_variance.assign(np.full(6, -1.0))
@@ -740,7 +767,12 @@ def test_errors_are_clear_and_nothing_is_changed():
         (["--data", "other.npz"], "but no input of the model"),
         (["--data", "wide.npz"], "does not run on the data"),
         (["--data", "data.npz", "--loss", "nonsense"], "nonsense"),
-        (["--data", "data.npz", "--batch-size", "0"], "batch_size must be"),
+        (
+            ["--data", "data.npz", "--batch-size", "0"],
+            "argument --batch-size: expected a whole number of at least 2, got '0'",
+        ),
+        (["--data", "data.npz", "--max-samples", "0"], "argument --max-samples"),
+        (["--data", "data.npz", "--seed", "-1"], "argument --seed"),
     ],
 )
 def test_errors_of_the_command_are_one_line(

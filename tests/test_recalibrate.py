@@ -565,6 +565,31 @@ def test_a_missing_input_is_named(pick, text, rng):
         bnscope.recalibrate(model, pick(data_for(model, rng)))
 
 
+def said(recorded):
+    """Warnings, without the deprecations of the backend."""
+    return [each for each in recorded if each.category is UserWarning]
+
+
+def test_warnings_point_at_the_line_that_called(rng, recwarn):
+    model = made(custom_layers, rng)
+    bnscope.recalibrate(model, data_for(model, rng, 4), memory_limit=100)
+    found = said(recwarn)
+    assert {warning.filename for warning in found} == {__file__}
+    texts = [str(warning.message) for warning in found]
+    assert "those of 4 samples alone" in texts[0]
+    assert any("passes over the data" in text for text in texts[1:])
+
+
+def test_one_is_not_written_as_several(rng, recwarn):
+    inputs = keras.Input((5,))
+    x = Handed(Seen())(layers.Dense(4)(inputs))
+    model = made(lambda: keras.Model(inputs, layers.Dense(2)(x)), rng)
+    bnscope.recalibrate(model, data_for(model, rng), inplace=True, memory_limit=1)
+    (text,) = [str(warning.message) for warning in said(recwarn)]
+    assert "around 1 BN layer is" in text
+    assert "1 pass over" in text
+
+
 def test_a_model_that_cannot_be_copied_is_changed_in_place_only(rng):
     class Forgetful(layers.Layer):
         def __init__(self, factor):
@@ -651,8 +676,17 @@ def test_the_command_takes_inputs_by_name_and_leaves_the_rest(tmp_path, run_cli,
         ),
         (
             ["-o", "out.keras", "--data", "data.npz", "--batch-size", "0"],
-            "batch_size must be",
+            "argument --batch-size: expected a whole number of at least 1, got '0'",
         ),
+        (
+            ["-o", "out.keras", "--data", "data.npz", "--memory", "-1"],
+            "argument --memory: expected a number of GiB above 0, got '-1'",
+        ),
+        (
+            ["-o", "out.keras", "--data", "data.npz", "--memory", "nan"],
+            "argument --memory",
+        ),
+        (["-o", "out.keras", "--data", "data.npz", "--steps", "x"], "argument --steps"),
     ],
 )
 @pytest.mark.usefixtures("saved")

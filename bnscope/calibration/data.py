@@ -11,6 +11,8 @@ from typing import Any
 
 from bnscope.errors import BnscopeError, first_line
 
+# Of fewer samples statistics tell nothing.
+FEWEST_SAMPLES = 8
 _GIB = 2**30
 
 

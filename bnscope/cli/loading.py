@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,19 @@ def add_loading(parser: argparse.ArgumentParser, *, data: str = VERIFIED) -> Non
         default=[],
         help="import this module first: it registers your classes (runs its code)",
     )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number, from one on."""
+
+    def read(text: str) -> int:
+        if not text.strip().lstrip("-+").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}, got {text!r}"
+            )
+        return int(text)
+
+    return read
 
 
 def import_modules(modules: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ _MOST_NAMES = 3
 
 def number(value: float) -> str:
     """A loss or a metric."""
-    return f"{value:.3g}"
+    return f"{value:z.3g}"
 
 
 def names(found: Sequence[LayerDiagnosis]) -> str:
