@@ -108,10 +108,15 @@ class Evidence:
             and (inference - other >= LEAST_SHARE * whole)
         )
 
+    @property
+    def judge(self) -> str:
+        """The data by which recalibration is judged: those for validation, if their loss is known."""
+        return VALIDATION if VALIDATION in self.losses else TRAINING
+
     @cached_property
-    def spoils_validation(self) -> bool:
-        """Whether the exact statistics of `x` make validation worse than the moving ones do."""
-        before, after = (self.loss(x, VALIDATION) for x in (INFERENCE, RECALIBRATED))
+    def recalibrating_harms(self) -> bool:
+        """Whether the loss is higher with the exact statistics of `x` than with the moving ones."""
+        before, after = (self.loss(x, self.judge) for x in (INFERENCE, RECALIBRATED))
         return before is not None and after is not None and after > before
 
     @cached_property

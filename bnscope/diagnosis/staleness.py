@@ -195,7 +195,7 @@ def _other_preparation(evidence: Evidence, worst: LayerDiagnosis) -> Cause:
             "scale (0 to 255 instead of 0 to 1, for instance)."
         )
     advice = "Prepare x as for the training, and diagnose again"
-    if evidence.spoils_validation:
+    if evidence.recalibrating_harms:
         advice += f"; {wording.recalibration(evidence)}"
     return Cause(Verdict.DATA_SHIFT, sentences, f"{advice}.")
 

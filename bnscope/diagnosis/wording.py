@@ -10,7 +10,6 @@ from bnscope.diagnosis.evidence import (
     AS_GOOD,
     LEAST_SHARE,
     SAME_OUTPUTS,
-    TRAINING,
     VALIDATION,
     WORSE,
     Evidence,
@@ -83,23 +82,24 @@ def recalibration(evidence: Evidence) -> str:
     """What recalibration gives, as a part of an advice; that it does not help, if so."""
     if evidence.loss(RECALIBRATED) is None:
         return "recalibrate (bnscope.recalibrate)"
-    data, of = (
-        (VALIDATION, "validation ") if VALIDATION in evidence.losses else (TRAINING, "")
+    of = "validation " if evidence.judge == VALIDATION else ""
+    before, after = (
+        number(evidence.loss(mode, evidence.judge) or 0.0)
+        for mode in (INFERENCE, RECALIBRATED)
     )
-    before, after = (evidence.loss(mode, data) or 0.0 for mode in (INFERENCE, RECALIBRATED))
-    change = f"from {number(before)} to {number(after)}"
-    if after > before:
+    if evidence.recalibrating_harms:
         return (
-            f"recalibrating on these samples would not help: the {of}loss would go {change}"
+            f"recalibrating on these samples would not help: the {of}loss would go from {before} "
+            f"to {after}"
         )
-    return f"recalibrate (bnscope.recalibrate): the {of}loss goes {change}"
+    return f"recalibrate (bnscope.recalibrate): the {of}loss goes from {before} to {after}"
 
 
 def recalibration_or(evidence: Evidence, otherwise: str) -> str:
     """An advice: recalibration, if it helps, or something else."""
     text = recalibration(evidence)
-    helps = text.startswith("recalibrate ")
-    whole = f"{text}; or {otherwise}." if helps else f"{otherwise}; {text}."
+    harms = evidence.recalibrating_harms
+    whole = f"{otherwise}; {text}." if harms else f"{text}; or {otherwise}."
     return whole[0].upper() + whole[1:]
 
 
