@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -20,11 +21,13 @@ from bnscope.diagnosis import Verdict
 from bnscope.diagnosis.causes import find_cause
 from bnscope.diagnosis.evidence import Evidence
 from bnscope.diagnosis.probe import Mode, Probe
+from bnscope.diagnosis.report import fitted, sections
 from bnscope.diagnosis.result import LayerDiagnosis
 from bnscope.diagnosis.samples import Sampling, read_samples
 from bnscope.diagnosis.scoring import Apart
 from bnscope.diagnosis.statistics import Flow, divergences, noise, remainder, unlikeness
 from bnscope.errors import BnscopeError, UnsupportedModelError
+from bnscope.sections import print_sections
 
 layers = keras.layers
 DOCS = Path(__file__).parents[1] / "docs"
@@ -417,6 +420,75 @@ def test_evidence_gives_the_verdict(expected, given):
     assert find_cause(given).verdict == expected
 
 
+SCALED = {**STALE, "moving_variance": np.full(4, 1e-4), "epsilon": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "not_said"),
+    [
+        (evidence(NONE), ["inference is as good as training"], ["hardly"]),
+        (
+            evidence((0.345, 0.31, 0.3), layer(**STALE)),
+            [
+                "0.345 at inference and 0.3 after recalibration",
+                "15% more is less than the 25% that count as a gap",
+                "little harm",
+            ],
+            ["as good as"],
+        ),
+        (
+            evidence((0.5, 0.3, 0.4), validation=(5.0, 5.0, 5.0)),
+            ["0.3 with batch statistics, and that is less than 20% of what validation"],
+            ["as good as"],
+        ),
+        (
+            evidence(NONE, layer(validation_kl=0.01), validation=(3.0, 3.0, 3.0)),
+            ["The statistics of the validation data are alike", "it overfits"],
+            ["differ"],
+        ),
+        (
+            evidence(NONE, layer(validation_kl=0.06), validation=(3.0, 2.9, 3.0)),
+            ["differ from the training data", "0.06 nats", "loss is 2.9 instead of 3"],
+            ["alike", "overfits"],
+        ),
+        (
+            evidence(GAP, layer(**SCALED), validation=(0.4, 0.4, 3.0)),
+            [
+                "x looks prepared differently",
+                "about 100 times as large, as on another scale",
+                "loss is 0.4 instead of 0.4",
+            ],
+            ["lag"],
+        ),
+    ],
+)
+def test_an_explanation_says_what_its_figures_say(given, said, not_said):
+    text = " ".join(find_cause(given).sentences)
+    assert [part for part in said if part not in text] == [], text
+    assert [part for part in not_said if part in text] == [], text
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        layer(momentum=1.5, **STALE),
+        layer(initial=0.4, momentum=0.99, **STALE),
+        layer(momentum=0.1, noise=0.4, **STALE),
+        layer(frozen=True, **STALE),
+        layer(**STALE),
+        layer(**SCALED),
+    ],
+)
+@pytest.mark.parametrize("validation", [(2.0, 0.3, 2.1), (0.4, 0.4, 3.0)])
+def test_no_step_is_advised_that_makes_validation_worse(found, validation):
+    given = evidence(GAP, found, validation=validation, steps=50)
+    advice = find_cause(given).advice
+    assert "ecalibrate (bnscope" not in advice
+    assert f"would go from {validation[0]:.3g} to {validation[2]:.3g}" in advice
+    helpful = find_cause(evidence(GAP, found, validation=(2.0, 0.3, 0.4), steps=50)).advice
+    assert "ecalibrate (bnscope.recalibrate): the validation loss goes from 2 to" in helpful
+
+
 @pytest.mark.parametrize(
     ("expected", "case"),
     [
@@ -453,6 +525,10 @@ def test_one_network_healthy_never_updated_and_on_other_data():
     x_val, y_val = options["validation_data"]
     found = bnscope.diagnose(model, x, y, validation_data=(16 * x_val, y_val))
     assert found.verdict == "data_shift"
+    found = bnscope.diagnose(model, 255 * x, y, **options)
+    assert found.verdict == "data_shift"
+    assert "x looks prepared differently" in found.explanation
+    assert "would not help" in found.advice
     for norm in model.layers[1::4]:
         norm.moving_mean.assign(np.zeros(64))
         norm.moving_variance.assign(np.ones(64))
@@ -515,6 +591,30 @@ def test_a_diagnosis_is_text_html_json_and_a_figure(stale):
     ]
     assert bars["alone repairs"] == [each.repairs for each in found.layers]
     assert figure.to_json()
+
+
+def test_a_narrow_terminal_breaks_no_word_of_a_heading(stale):
+    given = sections(stale[3])
+    assert list(fitted(given, 10_000)) == given
+    stream = io.StringIO()
+    for width in (50, 60):
+        narrow = list(fitted(given, width))
+        stream.isatty = lambda: True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", str(width))
+            print_sections(narrow, stream)
+    text = stream.getvalue()
+    for column in ("variance, moving / data", "alone repairs", "mean off, in sigma"):
+        assert text.count(f"  {column} ") == 4, text
+    assert text.count("training, statistics of each batch") == 2
+
+
+def test_no_zero_is_negative(stale):
+    found = stale[3]
+    first, second = (replace(each, causes=-0.001, repairs=-0.004) for each in found.layers)
+    text = str(replace(found, layers=(first, second)))
+    assert " 0%" in text
+    assert "-0%" not in text
 
 
 def test_a_negative_moving_variance_is_no_harmless_nan():
@@ -589,6 +689,16 @@ def test_the_command_takes_inputs_and_outputs_by_name(tmp_path, run_cli, rng):
     )
     found = json.loads(text)["losses"]["validation"]["inference"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    for names, missing in (
+        (["a", "p", "q"], "not the input b of the model"),
+        (["p"], "not the inputs a, b of the model"),
+        (["a", "b", "b_val"], "not the input a_val of the model"),
+    ):
+        part = {name: arrays[name] for name in names}
+        np.savez(tmp_path / "data.npz", **part, x=arrays["a"])
+        code, text, errors = run_cli("diagnose", tmp_path / "model.keras", *given)
+        assert (code, text, errors.count("\n")) == (2, "", 1)
+        assert missing in errors
 
 
 # What cannot be used.
@@ -614,7 +724,10 @@ def test_errors_are_clear_and_nothing_is_changed():
         ((broken, y), {}, "The inputs in x are not finite: 1 value"),
         ((x, np.where(y > 1, np.nan, 1.0)), {}, "The targets in x are not finite"),
         ((x[:, :4], y), {}, "does not run on the data"),
-        ((x, y), {"validation_data": (x[:, :4], y)}, "does not run on a batch of shape"),
+        ((x[:, :4, None], y), {}, r"of shape \(5,\), and these have \(4, 1\)"),
+        ((x, np.full(70, "a")), {}, "The targets have dtype <U1"),
+        ((np.full(70, "a"), y), {}, "The inputs have dtype <U1, and numbers are expected"),
+        ((x, y), {"validation_data": (x[:, :4], y)}, "does not run on validation_data"),
         ((x, y[:9]), {}, "cardinality"),
         ((x, y + 5), {}, "The loss cannot be computed"),
         ((x, np.zeros((70, 7))), {}, r"of the shapes \(35, 7\), \(35, 3\)"),
@@ -654,7 +767,12 @@ def test_errors_are_clear_and_nothing_is_changed():
         (["--data", "other.npz"], "but no input of the model"),
         (["--data", "wide.npz"], "does not run on the data"),
         (["--data", "data.npz", "--loss", "nonsense"], "nonsense"),
-        (["--data", "data.npz", "--batch-size", "0"], "batch_size must be"),
+        (
+            ["--data", "data.npz", "--batch-size", "0"],
+            "argument --batch-size: expected a whole number of at least 2, got '0'",
+        ),
+        (["--data", "data.npz", "--max-samples", "0"], "argument --max-samples"),
+        (["--data", "data.npz", "--seed", "-1"], "argument --seed"),
     ],
 )
 def test_errors_of_the_command_are_one_line(

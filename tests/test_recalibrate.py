@@ -11,6 +11,7 @@ from conftest import randomize_batch_norms
 
 import bnscope
 from bnscope.calibration import recalibration
+from bnscope.callbacks import BatchNormRecalibrate
 from bnscope.errors import BnscopeError, UnsupportedModelError
 
 layers = keras.layers
@@ -480,6 +481,7 @@ def test_errors_are_clear_and_nothing_is_changed(rng):
         (data[:, :, :, :2], {}, "does not run on the data"),
         (data[:0], {}, "no sample"),
         ("text", {}, "cannot be read"),
+        (np.array(["a", "b"]), {}, "The inputs have dtype <U1, and numbers are expected"),
         ({}, {}, "There are no data"),
         (data, {"method": "precise"}, "no method"),
         (data, {"batch_size": 0}, "batch_size must be"),
@@ -494,6 +496,98 @@ def test_errors_are_clear_and_nothing_is_changed(rng):
         bnscope.recalibrate(plain, np.zeros((4, 3)))
     with pytest.raises(UnsupportedModelError, match="not built"):
         bnscope.recalibrate(Subclassed(), np.zeros((4, 5)))
+
+
+def over_images(*shape):
+    """A network that runs on images of any size, whatever its input says."""
+    inputs = keras.Input(shape, name="image")
+    x = Seen()(layers.Conv2D(4, 3)(inputs))
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "text"),
+    [
+        ((8, 8, 3), (6, 8, 3), r"\(8, 8, 3\), and these have \(6, 8, 3\)"),
+        ((None, 8, 3), (6, 9, 3), r"\(any, 8, 3\), and these have \(6, 9, 3\)"),
+        ((8, 8, 3), (8, 3), r"\(8, 8, 3\), and these have \(8, 3\)"),
+        ((None, None, 3), (6, 6, 3, 5), r"\(any, any, 3\), and these have \(6, 6, 3, 5\)"),
+        ((None, 8, 3), (6, 8, 3), None),
+        ((8, 8, 1), (8, 8), None),
+        ((8, 8, 3), (8, 8, 3, 1), None),
+    ],
+)
+def test_samples_fit_where_predict_takes_them(wanted, given, text, rng):
+    model = over_images(*wanted)
+    data = rng.normal(size=(9, *given)).astype("float32")
+    if text is None:
+        model.predict(data, verbose=0)
+        assert recalibration(model, data).samples == 9
+        return
+    with pytest.raises(ValueError, match=r"shape"):
+        model.predict(data, verbose=0)
+    before = model.get_weights()
+    for options in ({}, {"inplace": True}, {"method": "batch", "inplace": True}):
+        with pytest.raises(BnscopeError, match='"image" takes samples of shape ' + text):
+            bnscope.recalibrate(model, data, **options)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_samples_of_another_shape_end_no_training(rng, capsys):
+    model = over_images(8, 8, 3)
+    model.compile("sgd", "mse")
+    data = rng.normal(size=(16, 8, 8, 3)).astype("float32")
+    recalibrate = BatchNormRecalibrate(data[:, :6])
+    given = data, np.zeros((16, 2))
+    model.fit(*given, validation_data=given, verbose=0, callbacks=[recalibrate])
+    assert recalibrate.last is None
+    out = capsys.readouterr().out
+    assert (
+        'BN keeps its moving statistics: The model does not run on the data: the input "image"'
+        in out
+    )
+
+
+@pytest.mark.parametrize(
+    ("pick", "text"),
+    [
+        (lambda data: data["one"], r"takes 2 inputs \(one, other\), and 1 array came"),
+        (
+            lambda data: {"one": data["one"]},
+            r'"other" is missing of its inputs \(one, other\)',
+        ),
+    ],
+)
+def test_a_missing_input_is_named(pick, text, rng):
+    model = made(shared_on_one_level, rng)
+    with pytest.raises(BnscopeError, match=text):
+        bnscope.recalibrate(model, pick(data_for(model, rng)))
+
+
+def said(recorded):
+    """Warnings, without the deprecations of the backend."""
+    return [each for each in recorded if each.category is UserWarning]
+
+
+def test_warnings_point_at_the_line_that_called(rng, recwarn):
+    model = made(custom_layers, rng)
+    bnscope.recalibrate(model, data_for(model, rng, 4), memory_limit=100)
+    found = said(recwarn)
+    assert {warning.filename for warning in found} == {__file__}
+    texts = [str(warning.message) for warning in found]
+    assert "those of 4 samples alone" in texts[0]
+    assert any("passes over the data" in text for text in texts[1:])
+
+
+def test_one_is_not_written_as_several(rng, recwarn):
+    inputs = keras.Input((5,))
+    x = Handed(Seen())(layers.Dense(4)(inputs))
+    model = made(lambda: keras.Model(inputs, layers.Dense(2)(x)), rng)
+    bnscope.recalibrate(model, data_for(model, rng), inplace=True, memory_limit=1)
+    (text,) = [str(warning.message) for warning in said(recwarn)]
+    assert "around 1 BN layer is" in text
+    assert "1 pass over" in text
 
 
 def test_a_model_that_cannot_be_copied_is_changed_in_place_only(rng):
@@ -582,8 +676,17 @@ def test_the_command_takes_inputs_by_name_and_leaves_the_rest(tmp_path, run_cli,
         ),
         (
             ["-o", "out.keras", "--data", "data.npz", "--batch-size", "0"],
-            "batch_size must be",
+            "argument --batch-size: expected a whole number of at least 1, got '0'",
         ),
+        (
+            ["-o", "out.keras", "--data", "data.npz", "--memory", "-1"],
+            "argument --memory: expected a number of GiB above 0, got '-1'",
+        ),
+        (
+            ["-o", "out.keras", "--data", "data.npz", "--memory", "nan"],
+            "argument --memory",
+        ),
+        (["-o", "out.keras", "--data", "data.npz", "--steps", "x"], "argument --steps"),
     ],
 )
 @pytest.mark.usefixtures("saved")

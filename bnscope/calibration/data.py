@@ -11,6 +11,8 @@ from typing import Any
 
 from bnscope.errors import BnscopeError, first_line
 
+# Of fewer samples statistics tell nothing.
+FEWEST_SAMPLES = 8
 _GIB = 2**30
 
 
@@ -72,6 +74,7 @@ def make_adapter(
 
     if x is None or not keras.tree.flatten(x):
         raise BnscopeError("There are no data.", "Pass what `fit` takes as x.")
+    _check_numbers(inputs=x, targets=y, weights=weights)
     try:
         return get_data_adapter(x=x, y=y, sample_weight=weights, batch_size=batch_size)
     except (ValueError, TypeError, IndexError) as error:
@@ -84,6 +87,19 @@ def make_adapter(
 def holds_arrays(adapter: Any) -> bool:
     """Whether the data are arrays, which are in memory anyway."""
     return type(adapter).__name__ == "ArrayDataAdapter"
+
+
+def _check_numbers(**data: Any) -> None:
+    import keras
+
+    for name, values in data.items():
+        for leaf in keras.tree.flatten(values):
+            dtype = getattr(leaf, "dtype", None)
+            if getattr(dtype, "kind", None) in {"U", "S", "O"}:  # text, bytes, anything
+                raise BnscopeError(
+                    f"The {name} have dtype {dtype}, and numbers are expected.",
+                    'Convert them first, for instance with astype("float32").',
+                )
 
 
 def _inputs(adapter: Any) -> Iterator[Any]:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bnscope.bn import Array
 from bnscope.calibration.batchwise import recalibrate_batchwise
-from bnscope.calibration.data import default_limit, read_batches
+from bnscope.calibration.data import FEWEST_SAMPLES, default_limit, read_batches
+from bnscope.calibration.fitting import check_fit
 from bnscope.calibration.result import LayerStatistics, Recalibration
 from bnscope.calibration.steps import read_steps
 from bnscope.calibration.target import FROZEN, Target
+from bnscope.calibration.warning import warn
 from bnscope.calibration.wavefront import Wavefront
 from bnscope.errors import BnscopeError, UnsupportedModelError, first_line
 from bnscope.graph import live
 from bnscope.progress import Bar, bar
 from bnscope.rewriting.copying import to_numpy
 from bnscope.rewriting.running import unchanged
+from bnscope.rules.base import plural
 
 METHODS = ("exact", "batch")
 APPROXIMATE = (
@@ -84,7 +87,6 @@ def recalibrate(  # noqa: PLR0913  the last four are rarely given
         better.evaluate(x_test, y_test)
         ```
     """
-    tell = partial(warnings.warn, stacklevel=2)
     with bar("Recalibrating") as shown:
         result = recalibration(
             model,
@@ -94,11 +96,11 @@ def recalibrate(  # noqa: PLR0913  the last four are rarely given
             steps=steps,
             inplace=inplace,
             memory_limit=memory_limit,
-            tell=tell,
+            tell=warn,
             shown=shown,
         )
     for note in result.notes:
-        tell(note)
+        warn(note)
     return result.model
 
 
@@ -134,9 +136,11 @@ def recalibration(  # noqa: PLR0913  as the function above, and some for command
     made = model if inplace else _copied(model)
     limit = default_limit() if memory_limit is None else memory_limit
     batches = read_batches(x, batch_size, steps, limit)
+    check_fit(model, batches)
     before = {path: _statistics(norm) for path, norm in norms.items()}
     target = Target({path: norm for path, norm in norms.items() if path not in keep})
     run = _Run(model, target, batches, limit, tell or (lambda _: None), shown)
+    run.tell_of_few()
     with unchanged(model):
         run.measure(method)
         expected = None if inplace else run.outputs(model)
@@ -156,9 +160,8 @@ def recalibration(  # noqa: PLR0913  as the function above, and some for command
         )
         for path, norm in made_norms.items()
     )
-    samples = sum(len(leaves[0]) for leaves in run.batches)
     notes = tuple(_notes(reasons))
-    return Recalibration(made, method, samples, run.passes, layers, notes)
+    return Recalibration(made, method, run.samples, run.passes, layers, notes)
 
 
 @dataclass
@@ -179,10 +182,19 @@ class _Run:
 
         self.batches = [keras.tree.flatten(batch) for batch in self.structured]
         self.total = len(self.batches)
+        self.samples = sum(len(leaves[0]) for leaves in self.batches)
+
+    def tell_of_few(self) -> None:
+        """Says if the samples are too few."""
+        if self.samples < FEWEST_SAMPLES:
+            self.tell(
+                f"the statistics are those of {plural(self.samples, 'sample')} alone, and of so "
+                "few they say little about the data: use some hundred"
+            )
 
     def measure(self, method: str) -> None:
         """Sets the new statistics in the model."""
-        try:
+        with _running():
             steps = read_steps(self.model, self.structured[0], self.target.norms.values())
             if method == "batch":
                 recalibrate_batchwise(
@@ -192,33 +204,26 @@ class _Run:
                 self.wavefront(
                     Wavefront(self.model, steps, self.batches, self.target, self.tick)
                 )
-        except BnscopeError:
-            raise
-        except Exception as error:
-            raise BnscopeError(
-                f"The model does not run on the data: {first_line(error)}.",
-                "Prepare the samples as for model.predict.",
-            ) from error
 
     def wavefront(self, wavefront: Wavefront) -> None:
         """Runs the wavefront within the memory limit; says first what it takes."""
         levels = len(wavefront.stages)
         size = wavefront.size()
         hold = size <= self.limit
-        if not hold:
+        if not hold and levels > 1:
             self.passes = levels
             self.tell(
                 f"the activations of all samples take {size / _GIB:.2f} GiB, more than the "
                 f"{self.limit / _GIB:.2f} GiB to be used (memory_limit, --memory): they are computed "
-                f"again for each level of BN layers, {levels} passes over the data instead "
+                f"again for each level of BN layers, {_passes(levels)} over the data instead "
                 "of about one; fewer samples (steps, --steps) take less"
             )
         if wavefront.in_part:
             self.passes += wavefront.in_part
             self.tell(
-                f"{wavefront.in_part} BN layers stand in parts of the model whose structure "
-                "is written in a `call`: those parts are run in part once for each of them, "
-                f"{wavefront.in_part} passes over the data"
+                f"the structure around {plural(wavefront.in_part, 'BN layer')} is written in a "
+                "`call`: such a part of the model is run once for each of its BN layers, up to it, "
+                f"{_passes(wavefront.in_part)} over the data"
             )
         self.total = levels * len(self.batches)
         wavefront.run(hold=hold)
@@ -233,9 +238,27 @@ class _Run:
         """What a model gives for the first batch."""
         import keras
 
-        with unchanged(model):
+        with unchanged(model), _running():
             outputs = keras.tree.flatten(model.predict_on_batch(self.structured[0]))
         return [np.asarray(y, np.float64) for y in outputs]
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Says in one line that a model does not run on the data."""
+    try:
+        yield
+    except BnscopeError:
+        raise
+    except Exception as error:
+        raise BnscopeError(
+            f"The model does not run on the data: {first_line(error)}.",
+            "Prepare the samples as for model.predict.",
+        ) from error
+
+
+def _passes(count: int) -> str:
+    return f"{count} pass{'' if count == 1 else 'es'}"
 
 
 def check_arguments(
@@ -353,5 +376,5 @@ def _notes(reasons: Mapping[str, str | None]) -> Iterator[str]:
         found = [path for path, other in reasons.items() if other == reason]
         named = ", ".join(found[:_MOST_NAMES])
         if len(found) > _MOST_NAMES:
-            named += f" and {len(found) - _MOST_NAMES} more layers"
+            named += f" and {plural(len(found) - _MOST_NAMES, 'more layer')}"
         yield f"{named}: {reason}"

@@ -128,7 +128,7 @@ class _Reader:
             leaves = [values[slot] for slot in given]
             return (keras.tree.pack_sequence_as(batch, leaves),), {}
 
-        inner = _opened(model)
+        inner = opened(model)
         if inner is None:
             self.add(model, given, self.new(1), fill)
         else:
@@ -179,7 +179,7 @@ class _Reader:
             return tuple(args), dict(kwargs)
 
         given = tuple(dict.fromkeys(sources.values()))
-        inner = _opened(node.operation)
+        inner = opened(node.operation)
         if inner is not None and not _is_masked(node):
             return self.functional(inner, self.enter(node.operation, inner, given, fill))
         outputs = self.new(len(node.output_tensors))
@@ -213,7 +213,7 @@ class _Reader:
         return tuple(inside.values())
 
 
-def _opened(operation: Any) -> Any:
+def opened(operation: Any) -> Any:
     """The graph of a model that its nodes tell the whole of; None for everything else."""
     import keras
 

@@ -17,9 +17,10 @@ from bnscope.cli.common import (
 )
 from bnscope.cli.loading import (
     add_loading,
+    at_least,
     find_by_name,
-    find_inputs,
     import_modules,
+    input_names,
     need_inputs,
     read_arrays,
     working,
@@ -48,19 +49,23 @@ def add(commands: Commands[Parser]) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=at_least(2),
         metavar="N",
         help="samples in a batch, best as in training (default: 32)",
     )
     parser.add_argument(
         "--max-samples",
-        type=int,
+        type=at_least(1),
         metavar="N",
         default=2048,
         help="use at most so many samples of each data set (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", default=0, help="which samples (default: 0)"
+        "--seed",
+        type=at_least(0),
+        metavar="N",
+        default=0,
+        help="which samples (default: 0)",
     )
     add_loading(
         parser,
@@ -89,10 +94,12 @@ def run(options: argparse.Namespace) -> int:
     if options.output_format == "json":
         print_json({"path": options.path, **result.to_dict()})
     else:
-        from bnscope.diagnosis.report import sections
+        from bnscope.diagnosis.report import fitted, sections
+        from bnscope.printing import console
         from bnscope.sections import print_sections
 
-        print_sections(sections(result), sys.stdout)
+        width = console(sys.stdout).width
+        print_sections(fitted(sections(result), width), sys.stdout)
     return EXIT_CLEAN if result.verdict == "not_batch_norm" else EXIT_FINDINGS
 
 
@@ -102,17 +109,24 @@ def _diagnosed(
     from bnscope.diagnosis import diagnose
 
     x, y = need_inputs(model, arrays, options.data), _targets(model, arrays, "")
-    others = find_inputs(model, arrays, _VALIDATION), _targets(model, arrays, _VALIDATION)
+    inputs = _validation_inputs(model, arrays, options.data)
+    others = inputs, _targets(model, arrays, _VALIDATION)
     return diagnose(
         model,
         x,
         y,
-        validation_data=None if others[0] is None else others,
+        validation_data=None if inputs is None else others,
         loss=options.loss,
         batch_size=options.batch_size,
         max_samples=options.max_samples,
         seed=options.seed,
     )
+
+
+def _validation_inputs(model: Any, arrays: Mapping[str, Any], path: str) -> Any:
+    """The validation samples; None if there is not one array of them."""
+    names = {f"{name}{_VALIDATION}" for name in ("x", *input_names(model))}
+    return need_inputs(model, arrays, path, _VALIDATION) if names & arrays.keys() else None
 
 
 def _targets(model: Any, arrays: Mapping[str, Any], suffix: str) -> Any:

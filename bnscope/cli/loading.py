@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,19 @@ def add_loading(parser: argparse.ArgumentParser, *, data: str = VERIFIED) -> Non
         default=[],
         help="import this module first: it registers your classes (runs its code)",
     )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number, from one on."""
+
+    def read(text: str) -> int:
+        if not text.strip().lstrip("-+").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}, got {text!r}"
+            )
+        return int(text)
+
+    return read
 
 
 def import_modules(modules: Sequence[str]) -> None:
@@ -87,27 +100,43 @@ def read_arrays(path: str) -> dict[str, Any]:
     return arrays
 
 
-def need_inputs(model: Any, arrays: Mapping[str, Any], path: str) -> Any:
+def need_inputs(model: Any, arrays: Mapping[str, Any], path: str, suffix: str = "") -> Any:
     """As `find_inputs`, of the file that the arrays are from.
 
     Raises:
         BnscopeError: if they are not there.
     """
-    found = find_inputs(model, arrays)
-    if found is None:
-        names = ", ".join(_structure(model, "input")[1])
+    found = find_inputs(model, arrays, suffix)
+    if found is not None:
+        return found
+    names = [f"{name}{suffix}" for name in input_names(model)]
+    start = f"{path} holds {', '.join(arrays) or 'nothing'}, but"
+    if len(names) > 1:
+        missing = [name for name in names if name not in arrays]
         raise BnscopeError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}, but no input of the model.",
-            f"Write it with numpy.savez: x{names and f', or {names}'}.",
+            f"{start} not the input{'s' * (len(missing) > 1)} {', '.join(missing)} of the model.",
+            f"Write one array for each with numpy.savez: {', '.join(names)}.",
         )
-    return found
+    raise BnscopeError(
+        f"{start} no input of the model.",
+        f"Write it with numpy.savez: {', or '.join([f'x{suffix}', *names])}.",
+    )
 
 
 def find_inputs(model: Any, arrays: Mapping[str, Any], suffix: str = "") -> Any:
-    """The samples: the array `x`, or one for each input by its name; None if one is missing."""
-    if f"x{suffix}" in arrays:
+    """The samples: the array `x` of a model with one input, or one for each by its name.
+
+    Returns:
+        None if one is missing.
+    """
+    if f"x{suffix}" in arrays and len(input_names(model)) < 2:  # noqa: PLR2004
         return arrays[f"x{suffix}"]
     return find_by_name(model, "input", arrays, suffix)
+
+
+def input_names(model: Any) -> list[str]:
+    """The names of a model's inputs; none if it does not say them."""
+    return _structure(model, "input")[1]
 
 
 def find_by_name(
@@ -125,8 +154,6 @@ def find_by_name(
         None if one is missing, or the model does not say its inputs or outputs.
     """
     structure, names = _structure(model, which)
-    if isinstance(structure, dict):
-        names = list(structure)
     found = [arrays.get(f"{name}{suffix}") for name in names]
     if not found or any(array is None for array in found):
         return None
@@ -145,7 +172,10 @@ def _structure(model: Any, which: str) -> tuple[Any, list[str]]:
     names = [str(tensor.name) for tensor in tensors]
     if isinstance(model, keras.Sequential):  # one of each, without a call of its own
         return tensors[0], [model.layers[-1].name] if which == "output" else names
-    return getattr(model, which), list(model.output_names) if which == "output" else names
+    structure = getattr(model, which)
+    if isinstance(structure, dict):
+        return structure, list(structure)
+    return structure, list(model.output_names) if which == "output" else names
 
 
 @contextmanager

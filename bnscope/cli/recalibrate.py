@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bnscope.cli.common import (
@@ -17,6 +18,7 @@ from bnscope.cli.common import (
 )
 from bnscope.cli.loading import (
     add_loading,
+    at_least,
     import_modules,
     need_inputs,
     read_arrays,
@@ -53,14 +55,20 @@ def add(commands: Commands[Parser]) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="samples in a batch (default: 32)"
+        "--batch-size",
+        type=at_least(1),
+        metavar="N",
+        help="samples in a batch (default: 32)",
     )
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="use only so many batches (default: all)"
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        help="use only so many batches (default: all)",
     )
     parser.add_argument(
         "--memory",
-        type=float,
+        type=_bytes,
         metavar="GIB",
         help="memory for activations (default: half of what is free)",
     )
@@ -73,6 +81,15 @@ def add(commands: Commands[Parser]) -> None:
     )
     add_format(parser)
     parser.set_defaults(command=run)
+
+
+def _bytes(text: str) -> int:
+    """Bytes, out of a number of GiB."""
+    with suppress(ValueError, OverflowError):  # no number, NaN, infinite
+        size = int(float(text) * _GIB)
+        if size > 0:
+            return size
+    raise argparse.ArgumentTypeError(f"expected a number of GiB above 0, got {text!r}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -115,7 +132,6 @@ def _recalibrated(model: Any, data: Any, options: argparse.Namespace) -> Recalib
     from bnscope.calibration import recalibration
     from bnscope.progress import bar
 
-    memory = None if options.memory is None else int(options.memory * _GIB)
     with bar("Recalibrating") as shown:
         return recalibration(
             model,
@@ -124,7 +140,7 @@ def _recalibrated(model: Any, data: Any, options: argparse.Namespace) -> Recalib
             batch_size=options.batch_size,
             steps=options.steps,
             inplace=True,
-            memory_limit=memory,
+            memory_limit=options.memory,
             tell=note,
             shown=shown,
         )

@@ -176,6 +176,11 @@ def data_shift(evidence: Evidence) -> Cause | None:
     worst = max(shifted, key=lambda layer: layer.validation_kl or 0.0)
     if (worst.validation_kl or 0.0) < LARGE_SHIFT_KL and not _own_statistics_help(evidence):
         return None
+    advice = "Check that the validation data are prepared as the training data are."
+    if _own_statistics_help(evidence):
+        advice += (
+            " If they are meant to differ, recalibrate on unlabelled data of the new kind."
+        )
     return Cause(
         Verdict.DATA_SHIFT,
         [
@@ -185,8 +190,7 @@ def data_shift(evidence: Evidence) -> Cause | None:
                 f"channel.{wording.with_own_statistics(evidence)}"
             )
         ],
-        "Check that the validation data are prepared as the training data are. If they are meant "
-        "to differ, recalibrate on unlabelled data of the new kind.",
+        advice,
     )
 
 
@@ -197,31 +201,21 @@ def not_batch_norm(evidence: Evidence) -> Cause:
         apart = evidence.distance(INFERENCE, RECALIBRATED)
         reason = (
             f"With the moving statistics the outputs are {apart:.2g} standard deviations from "
-            "those with the exact ones: BN changes nothing that matters."
+            f"those with the exact ones, less than the {OTHER_OUTPUTS:g} that count as a gap."
         )
         return Cause(Verdict.NOT_BATCH_NORM, [reason], "Look elsewhere.")
+    text = wording.no_gap(evidence)
     if validation is not None and is_worse(validation, inference):
-        return Cause(
-            Verdict.NOT_BATCH_NORM,
-            [
-                (
-                    "BN is not to blame: on the training samples inference is as good as training, "
-                    "and the statistics of the validation data are alike. The model does worse on "
-                    "samples that it was not trained on: it overfits."
-                )
-            ],
-            "More data, augmentation, regularization or a smaller model; not BN.",
-        )
-    batch = evidence.loss(BATCH)
-    noisy = batch is not None and is_worse(batch, inference)
-    text = "BN is not to blame: inference is as good as training on the same samples"
-    text += ", even better, as the statistics of a batch are noisy." if noisy else "."
+        return _worse_on_other_samples(evidence, text)
     if not evidence.stale:
         return Cause(Verdict.NOT_BATCH_NORM, [text], "Nothing is wrong with BN here.")
     return Cause(
         Verdict.NOT_BATCH_NORM,
-        [text, f"Stale statistics do no harm here. {wording.distance(evidence.stale[0])}"],
-        "Nothing; recalibrate (bnscope.recalibrate) to be on the safe side.",
+        [
+            text,
+            f"Stale statistics do little harm here. {wording.distance(evidence.stale[0])}",
+        ],
+        wording.recalibration_or(evidence, "leave it as it is"),
     )
 
 
@@ -235,6 +229,34 @@ CHECKS: Sequence[Check] = (
     data_shift,
     not_batch_norm,
 )
+
+
+def _worse_on_other_samples(evidence: Evidence, text: str) -> Cause:
+    """Validation is worse, and that is not BN."""
+    known = [x for x in evidence.layers if x.validation_kl is not None]
+    worst = max(known, key=lambda layer: layer.validation_kl or 0.0, default=None)
+    remedies = "more data, augmentation, regularization or a smaller model"
+    if worst is None or (worst.validation_kl or 0.0) < SHIFT_KL:
+        alike = "The statistics of the validation data are alike. " if known else ""
+        overfits = (
+            "The model does worse on samples that it was not trained on: it overfits."
+        )
+        advice = f"{remedies.capitalize()}; not BN."
+        return Cause(Verdict.NOT_BATCH_NORM, [text, alike + overfits], advice)
+    return Cause(
+        Verdict.NOT_BATCH_NORM,
+        [
+            text,
+            (
+                f'The validation data differ from the training data: at "{worst.layer}" they '
+                f"lie {worst.validation_kl:.2g} nats apart in the median channel. Their "
+                "statistics alone do not explain why the model does worse on them."
+                f"{wording.with_own_statistics(evidence)}"
+            ),
+        ],
+        "Check that the validation data are prepared as the training data are. If they are, "
+        f"the model overfits: {remedies}.",
+    )
 
 
 def _has_small_variances(layer: LayerDiagnosis) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bnscope.calibration.engine import batch_norms, recalibration
+from bnscope.calibration.fitting import check_fit
 from bnscope.calibration.result import LayerStatistics
 from bnscope.diagnosis import rows, wording
 from bnscope.diagnosis.cause import Cause
@@ -105,6 +106,8 @@ class _Run:
         norms = batch_norms(model, "so BN is not why it does worse at inference")
         batches = read_samples(x, y, self.sampling)
         others = self._validation(validation_data)
+        check_fit(model, [batch.inputs for batch in batches], "the data in x")
+        check_fit(model, [batch.inputs for batch in others], "validation_data")
         self.total = len(batches) + len(others)
         with unchanged(model):
             found = recalibrated(model, batches)

@@ -20,6 +20,8 @@ CODES = ("BN401", "BN402", "BN403")
 
 # A loss is worse than another one if it is above it by this share of it.
 WORSE = 0.25
+# ... and as good as another one if it is above it by no more than this.
+AS_GOOD = 0.02
 # The gap is BN's if it is at least this share of what validation is worse than training.
 LEAST_SHARE = 0.2
 # Outputs nearer than this, in their standard deviation, are the same for all purposes.
@@ -105,6 +107,31 @@ class Evidence:
             and apart >= SAME_OUTPUTS
             and (inference - other >= LEAST_SHARE * whole)
         )
+
+    @property
+    def judge(self) -> str:
+        """The data by which recalibration is judged: those for validation, if their loss is known."""
+        return VALIDATION if VALIDATION in self.losses else TRAINING
+
+    @cached_property
+    def recalibrating_harms(self) -> bool:
+        """Whether the loss is higher with the exact statistics of `x` than with the moving ones."""
+        before, after = (self.loss(x, self.judge) for x in (INFERENCE, RECALIBRATED))
+        return before is not None and after is not None and after > before
+
+    @cached_property
+    def fits_validation(self) -> bool:
+        """Whether the moving statistics are those of the validation data, and those of `x` are not."""
+        if VALIDATION not in self.apart:
+            return False
+        before, own, after = (
+            self.loss(mode, VALIDATION) for mode in (INFERENCE, BATCH, RECALIBRATED)
+        )
+        if before is None or own is None or after is None:
+            apart = self.distance(BATCH, RECALIBRATED, VALIDATION)
+            nearer = 2.0 * self.distance(INFERENCE, BATCH, VALIDATION) < apart
+            return nearer and apart >= OTHER_OUTPUTS
+        return is_worse(after, before) and not is_worse(before, own)
 
     @cached_property
     def has_remainder(self) -> bool:

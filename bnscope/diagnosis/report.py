@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from bnscope.diagnosis.result import Diagnosis, LayerDiagnosis
 from bnscope.rules.base import plural
@@ -31,6 +32,34 @@ def sections(diagnosis: Diagnosis) -> list[Section]:
     ]
 
 
+def fitted(found: Iterable[Section], width: int) -> Iterator[Section]:
+    """The parts with tables that are wider than a terminal as lines, some for each row."""
+    for section in found:
+        if _width(section) <= width:
+            yield section
+            continue
+        yield Section(section.title)
+        names: list[str] = []
+        for row in section.rows:
+            cells = list(zip(section.columns, row, strict=True))
+            given = [cell for (_, side), cell in cells if side == "left"]
+            # An empty one stands for that of the row above.
+            names = [cell or above for cell, above in zip_longest(given, names)]
+            facts = [
+                [f"  {title}", cell] for (title, side), cell in cells if side != "left"
+            ]
+            yield Section(", ".join(names), [("", "left"), ("", "left")], facts)
+        if section.sentences:
+            yield Section("", sentences=section.sentences)
+
+
+def _width(section: Section) -> int:
+    """How wide a table is, with two spaces between columns."""
+    titles = [title for title, _ in section.columns]
+    columns = zip(titles, *section.rows, strict=True)
+    return sum(max(map(len, column)) + 2 for column in columns)
+
+
 def words(diagnosis: Diagnosis) -> str:
     """The verdict in words."""
     return (
@@ -48,7 +77,7 @@ def _losses(diagnosis: Diagnosis) -> Section:
     columns += [(name, "right") for name in names]
     rows = [
         [data if mode == "inference" else "", _MODES[mode]]
-        + [f"{values[name]:.4g}" for name in names]
+        + [f"{values[name]:z.4g}" for name in names]
         for data, modes in diagnosis.losses.items()
         for mode, values in modes.items()
     ]
@@ -110,7 +139,7 @@ def _row(layer: LayerDiagnosis, *, validation: bool, swapped: bool) -> list[str]
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
+    return "-" if value is None else f"{value:z.0%}"
 
 
 def _footnotes(diagnosis: Diagnosis) -> Iterator[str]:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnscope.calibration.data import default_limit, holds_arrays, make_adapter
+from bnscope.calibration.data import (
+    FEWEST_SAMPLES,
+    default_limit,
+    holds_arrays,
+    make_adapter,
+)
 from bnscope.errors import BnscopeError
 from bnscope.rules.base import plural
 
-# Of fewer samples neither a loss nor statistics tell anything.
-FEWEST_SAMPLES = 8
 # As in `fit`.
 DEFAULT_BATCH_SIZE = 32
 _GIB = 2**30

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from bnscope.bn import LARGEST_INITIAL_SHARE, initial_share, is_cold, updates_until
 from bnscope.diagnosis import wording
 from bnscope.diagnosis.cause import Cause, small_batches
@@ -18,6 +20,8 @@ NOISE_SHARE = 0.5
 LOW_MOMENTUM = 0.9
 # Dropout makes variances larger, by this much where it matters.
 LARGE_RATIO = 1.1
+# Data so many times as large, or as small, were scaled otherwise.
+OTHER_SCALE = 4.0
 
 
 def stale(evidence: Evidence) -> Cause | None:
@@ -25,6 +29,8 @@ def stale(evidence: Evidence) -> Cause | None:
     if not (evidence.has_gap and _repairs(evidence)):
         return None
     found = evidence.stale or sorted(evidence.layers, key=lambda layer: -layer.kl)
+    if evidence.fits_validation:
+        return _other_preparation(evidence, found[0])
     # Frozen layers are not updated, so only others can be cold or lag behind.
     moving = [layer for layer in found if not layer.frozen]
     if not moving:
@@ -91,8 +97,11 @@ def _cold(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | None:
             f'The moving statistics are cold: at "{worst.layer}" {text}.',
             wording.distance(worst),
         ],
-        f"{wording.recalibration(evidence).capitalize()}; or train longer ({needed:,} updates "
-        f"at momentum {worst.momentum:g}), or lower the momentum.",
+        wording.recalibration_or(
+            evidence,
+            f"train longer ({needed:,} updates at momentum {worst.momentum:g}), or lower the "
+            "momentum",
+        ),
     )
 
 
@@ -150,20 +159,51 @@ def _dropout(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause | Non
 def _lagging(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause:
     worst = found[0]
     span = round(1.0 / (1.0 - worst.momentum))
+    others = "scaled" if _scale(worst) >= OTHER_SCALE else "augmented"
     return Cause(
         Verdict.MOMENTUM,
         [
             (
                 f"The moving statistics lag behind the weights: at momentum {worst.momentum:g} "
                 f'"{worst.layer}" averages over about the last {span:,} updates, and what it sees has '
-                "changed since (or training sees other samples than these, augmented ones for "
+                f"changed since (or training sees other samples than these, {others} ones for "
                 "instance)."
             ),
             wording.distance(worst),
         ],
-        f"{wording.recalibration(evidence).capitalize()}; or lower the momentum, or let the "
-        "learning rate fall before training ends.",
+        wording.recalibration_or(
+            evidence,
+            "lower the momentum, or let the learning rate fall before training ends",
+        ),
     )
+
+
+def _other_preparation(evidence: Evidence, worst: LayerDiagnosis) -> Cause:
+    """The moving statistics fit the validation data, and not `x`."""
+    sentences = [
+        (
+            "x looks prepared differently from what the model was trained on: the moving "
+            "statistics do not fit it, but they fit the validation data."
+            f"{wording.with_own_statistics(evidence)}"
+        ),
+        wording.distance(worst),
+    ]
+    if _scale(worst) >= OTHER_SCALE:
+        larger = "large" if worst.ratio < 1.0 else "small"
+        sentences.append(
+            f"The values of x there are about {_scale(worst):,.3g} times as {larger}, as on another "
+            "scale (0 to 255 instead of 0 to 1, for instance)."
+        )
+    advice = "Prepare x as for the training, and diagnose again"
+    if evidence.recalibrating_harms:
+        advice += f"; {wording.recalibration(evidence)}"
+    return Cause(Verdict.DATA_SHIFT, sentences, f"{advice}.")
+
+
+def _scale(layer: LayerDiagnosis) -> float:
+    """How many times as large, or as small, the data are as the moving variance says."""
+    ratio = layer.ratio
+    return float(np.sqrt(max(ratio, 1.0 / ratio))) if ratio > 0.0 else 1.0
 
 
 def _other_data(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause:
@@ -173,7 +213,8 @@ def _other_data(evidence: Evidence, found: Sequence[LayerDiagnosis]) -> Cause:
             f"{wording.layers(found)} frozen, with the statistics of other data than these.",
             wording.distance(found[0]),
         ],
-        f"{wording.recalibration(evidence).capitalize()}, if these are the data to work on.",
+        "If these are not the data to work on, leave these layers as they are; else "
+        f"{wording.recalibration(evidence)}.",
     )
 
 

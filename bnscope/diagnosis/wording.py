@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnscope.diagnosis.evidence import VALIDATION, Evidence
+import numpy as np
+
+from bnscope.diagnosis.evidence import (
+    AS_GOOD,
+    LEAST_SHARE,
+    SAME_OUTPUTS,
+    VALIDATION,
+    WORSE,
+    Evidence,
+    is_worse,
+)
 from bnscope.diagnosis.measuring import BATCH, INFERENCE, RECALIBRATED
 from bnscope.diagnosis.result import LayerDiagnosis
 from bnscope.rules.base import plural
@@ -14,7 +24,7 @@ _MOST_NAMES = 3
 
 def number(value: float) -> str:
     """A loss or a metric."""
-    return f"{value:.3g}"
+    return f"{value:z.3g}"
 
 
 def names(found: Sequence[LayerDiagnosis]) -> str:
@@ -69,15 +79,54 @@ def _modes(evidence: Evidence, data: str, start: str) -> str:
 
 
 def recalibration(evidence: Evidence) -> str:
-    """What recalibration gives, as a part of an advice."""
-    recalibrated = evidence.loss(RECALIBRATED, VALIDATION) or evidence.loss(RECALIBRATED)
-    if recalibrated is None:
+    """What recalibration gives, as a part of an advice; that it does not help, if so."""
+    if evidence.loss(RECALIBRATED) is None:
         return "recalibrate (bnscope.recalibrate)"
-    before = evidence.loss(INFERENCE, VALIDATION) or evidence.loss(INFERENCE)
-    of = "validation " if VALIDATION in evidence.losses else ""
+    of = "validation " if evidence.judge == VALIDATION else ""
+    before, after = (
+        number(evidence.loss(mode, evidence.judge) or 0.0)
+        for mode in (INFERENCE, RECALIBRATED)
+    )
+    if evidence.recalibrating_harms:
+        return (
+            f"recalibrating on these samples would not help: the {of}loss would go from {before} "
+            f"to {after}"
+        )
+    return f"recalibrate (bnscope.recalibrate): the {of}loss goes from {before} to {after}"
+
+
+def recalibration_or(evidence: Evidence, otherwise: str) -> str:
+    """An advice: recalibration, if it helps, or something else."""
+    text = recalibration(evidence)
+    harms = evidence.recalibrating_harms
+    whole = f"{otherwise}; {text}." if harms else f"{text}; or {otherwise}."
+    return whole[0].upper() + whole[1:]
+
+
+def no_gap(evidence: Evidence) -> str:
+    """How inference does, where it is not so much worse than another mode that it counts."""
+    inference, best = (evidence.loss(x) or 0.0 for x in (INFERENCE, evidence.better))
+    if not np.isfinite(best) or inference - best <= AS_GOOD * abs(best):
+        batch = evidence.loss(BATCH)
+        noisy = batch is not None and is_worse(batch, inference)
+        text = "BN is not to blame: inference is as good as training on the same samples"
+        return text + (
+            ", even better, as the statistics of a batch are noisy." if noisy else "."
+        )
+    how = {BATCH: "with batch statistics", RECALIBRATED: "after recalibration"}
+    apart = evidence.distance(INFERENCE, evidence.better)
+    if not is_worse(inference, best):
+        why = (
+            f"{(inference - best) / abs(best):.0%} more is less than the {WORSE:.0%} that "
+            "count as a gap"
+        )
+    elif apart < SAME_OUTPUTS:
+        why = f"the outputs are only {apart:.2g} standard deviations apart"
+    else:
+        why = f"that is less than {LEAST_SHARE:.0%} of what validation is worse"
     return (
-        f"recalibrate (bnscope.recalibrate): the {of}loss goes from {number(before or 0.0)} to "
-        f"{number(recalibrated)}"
+        f"BN is hardly to blame: on the same samples the loss is {number(inference)} at "
+        f"inference and {number(best)} {how[evidence.better]}, and {why}."
     )
 
 
