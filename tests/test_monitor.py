@@ -59,7 +59,7 @@ def test_batch_statistics_are_those_of_the_batch(momentum, update_freq, rng):
     )
     fit(model(momentum), monitor, x, y)
     history = monitor.history
-    assert list(history.steps) == list(range(update_freq, 11, update_freq))
+    assert list(history.steps) == sorted({*range(update_freq, 11, update_freq), 10})
     for row, step in enumerate(history.steps):
         batch = x[(step - 1) * BATCH : step * BATCH].astype(np.float64)
         mean_bound = field(history, "on_input", "mean_error")[row]
