@@ -513,15 +513,45 @@ def test_a_model_without_bn_is_told_once(rng, capsys):
     assert capsys.readouterr().out.count("no BN layer") == 1
 
 
-def test_a_model_that_fit_builds_is_watched(rng):
-    made = keras.Sequential(
-        [layers.Dense(4), layers.BatchNormalization(name="bn"), layers.Dense(1)]
-    )
-    made.compile("sgd", "mse")
-    monitor = BatchNormMonitor(update_freq=2)
-    fit(made, monitor, *data(rng))
-    assert list(monitor.history.steps) == [2, 4, 6, 8, 10]
-    assert np.isfinite(monitor.history.statistic("bn", "batch_mean")).all()
+class Unbuilt(keras.Sequential):
+    def __init__(self):
+        norm = layers.BatchNormalization(name="bn")
+        super().__init__([layers.Dense(4), norm, layers.Dropout(0.4), layers.Dense(1)])
+        self.compile("adam", "mse")
+
+
+class UnbuiltWithAStepOfItsOwn(Unbuilt):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_model_that_fit_builds_is_watched_from_its_first_step(rng, capsys):
+    x, y = data(rng)
+    weights = []
+    for callbacks in ([], [BatchNormMonitor(update_freq=1)]):
+        keras.utils.set_random_seed(1)
+        made = Unbuilt()
+        made.fit(x, y, batch_size=BATCH, verbose=0, callbacks=callbacks)
+        weights.append(made.get_weights())
+    history = callbacks[0].history
+    assert list(history.steps) == list(range(1, 11))
+    assert np.isfinite(history.statistic("bn", "batch_mean")).all()
+    out = capsys.readouterr().out
+    assert "lint before training: BN101 redundant-bias x1" in out
+    assert "BN302" not in out
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_that_only_its_own_step_builds_is_linted_behind_it(rng, capsys):
+    monitor = BatchNormMonitor(update_freq=1)
+    fit(UnbuiltWithAStepOfItsOwn(), monitor, *data(rng))
+    known = np.isfinite(monitor.history.statistic("bn", "batch_mean"))
+    assert list(monitor.history.steps) == list(range(1, 11))
+    assert list(known) == [False] + [True] * 9
+    out = capsys.readouterr().out
+    assert "lint after 1 step, which built the model: BN101 redundant-bias x1" in out
+    assert "BN302" not in out
 
 
 @pytest.mark.parametrize(

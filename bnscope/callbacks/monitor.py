@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bnscope.callbacks.arguments import (
     check_update_freq,
 )
 from bnscope.callbacks.board import Board, board_for
+from bnscope.callbacks.building import before_next_step, build, can_be_built
 from bnscope.callbacks.cadence import Cadence
 from bnscope.callbacks.messages import ends_nothing, say, what_changed
 from bnscope.callbacks.observing import CompiledFlags, Observer
@@ -186,6 +188,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self._resume(epoch)
             if is_built(self.model):
                 self._begin()
+            elif can_be_built(self._model):
+                before_next_step(self._model, self._build_and_begin)
             return
         if self._reader is not None and self._before is None:
             self._read_ahead()  # a callback has written since the last step
@@ -198,12 +202,12 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         del logs
         self._hear()
         self._cadence.batch_ends(batch)
-        updates, fresh = self._updates.advance(), self._waiting
-        if fresh:  # the first step has built it
+        updates = self._updates.advance()
+        if self._waiting:  # the first step has built it
             self._begin()
         if self._observer is not None:
             self._tell(self._observer.batches(self._step, updates))
-        if self._reader is not None and not fresh:
+        if self._reader is not None:
             if self._cadence.is_logged(self._step - updates, self._step):
                 self._log(self._reading())
             elif self._cadence.is_last:
@@ -278,6 +282,13 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         last = None if self.log_dir is None else last_step(self.log_dir)
         if epoch or last is not None:
             self._updates.resume(epoch, (self.params or {}).get("steps"), last or 0)
+
+    @ends_nothing
+    def _build_and_begin(self, iterator: Any) -> None:
+        with suppress(Exception):  # the step itself tells what is wrong, or builds it
+            build(self._model, iterator)
+        if self._waiting and is_built(self._model):
+            self._begin()
 
     def _begin(self) -> None:
         """Finds the BN layers."""
@@ -357,8 +368,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if recorder is None:
             return
         recorder.open()
-        report = start.start_report(reader.graph)
-        line = start.summary_line(report)
+        steps = self._updates.in_fit  # those that it took to build the model
+        report = start.start_report(reader.graph, trained=steps > 0)
+        line = start.summary_line(report, steps)
         if line and not recorder.run.starts:
             say(line)
         fit = {**(self.params or {}), "counting": self._updates.counting}
