@@ -152,10 +152,16 @@ class Ledger:
             step=step,
             value=problem.value,
             threshold=problem.threshold,
-            message=problem.message[:1].upper() + problem.message[1:] + more,
+            message=_sentence(problem.message) + more,
             advice=rule.advice,
             channels=problem.channels,
             others=others,
         )
         self.alerts.append(alert)
         return alert
+
+
+def _sentence(message: str) -> str:
+    """With a capital letter, unless it begins with the name of a variable."""
+    is_name = "_" in message.partition(" ")[0]
+    return message if is_name else message[:1].upper() + message[1:]
