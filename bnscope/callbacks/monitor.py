@@ -16,6 +16,7 @@ from bnscope.bn import Array
 from bnscope.callbacks.arguments import (
     check_channel_freq,
     check_layers,
+    check_log_dir,
     check_update_freq,
 )
 from bnscope.callbacks.board import Board, board_for
@@ -90,6 +91,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         alerts: bool = True,  # noqa: FBT001, FBT002  as in Keras
     ) -> None:
         super().__init__()
+        check_log_dir(log_dir)
         check_update_freq(update_freq)
         check_channel_freq(channel_freq)
         check_layers(layers)
@@ -271,7 +273,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             finally:
                 self._background.close()
             if self._recorder.failure is not None:
-                say(f"the events are incomplete: {self._recorder.failure}")
+                if self._recorder.begun:
+                    say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
         repeated = [f"{a.code} {a.layer} x{a.count}" for a in self._alerts if a.count > 1]
         if repeated:
@@ -492,7 +495,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._background.close()
 
     def _failed(self, reason: str) -> None:
-        say(f"no events are written: {reason}; training goes on")
+        begun = self._recorder is not None and self._recorder.begun
+        say(f"no {'more ' if begun else ''}events are written: {reason}; training goes on")
 
     def _give_up(self, error: Exception) -> None:
         self._waiting = False
