@@ -51,8 +51,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     Every `update_freq` training steps, and at the last one of a `fit`, the variables of all BN
     layers are read before and after one step, in one transfer each, so that the mini-batch mean
-    and variance of that step follow exactly from the moving values. Alerts are printed when they are first seen. Nothing in the
-    model is changed, and no fault of the log directory ends the training.
+    and variance of that step follow exactly from the moving values. Alerts are printed when they
+    are first seen. Nothing in the model is changed, and no fault of the log directory ends the
+    training.
 
     Args:
         log_dir: where TensorBoard reads; the events go to `bnscope/` in it. None writes none.
@@ -117,12 +118,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._warm: frozenset[str] = frozenset()
         self._is_new_model = True  # and not that of the last `fit`
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
-        self._newest: _Reading | None = (
-            None  # logged, or kept in case that `fit` ends with it
-        )
-        self._logged = (
-            self._logged_channels
-        ) = -1  # the last steps of which there are records
+        # The newest reading: logged, or kept in case that `fit` ends with it.
+        self._newest: _Reading | None = None
+        # The last steps of which there are records.
+        self._logged = self._logged_channels = -1
         # What the last reading shows, which is looked at while the next step runs.
         self._found: Future[_Found] | None = None
 
