@@ -18,7 +18,7 @@ from bnscope.events.run import Run
 from bnscope.rules.base import LEVELS, Rule, Severity, StateProblem, StateRule
 from bnscope.rules.cold_stats_at_validation import ColdStatsAtValidation
 from bnscope.statistics.layout import VARIABLES
-from bnscope.watching.ledger import the_same_in
+from bnscope.watching.ledger import sentence, the_same_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,19 +191,10 @@ def _trouble(run: Run, code: str, layer: str, alerts: list[Mapping[str, Any]]) -
         value=now.value if now else last.get("value"),
         channels=tuple(channels.items()),
         others=others,
-        message=_sentence(now.message) + the_same_in(others)
+        message=sentence(now.message) + the_same_in(others)
         if now
         else str(last.get("message") or ""),
         advice=str(last.get("advice") or ""),
-    )
-
-
-def _sentence(message: str) -> str:
-    """A message as a sentence; it may begin with the name of a variable."""
-    return (
-        message
-        if "_" in message.split(" ", maxsplit=1)[0]
-        else message[:1].upper() + message[1:]
     )
 
 

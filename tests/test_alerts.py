@@ -107,6 +107,23 @@ def test_values_a_channel_are_counted_over_the_map(size, batch, options, expecte
     assert [(alert.code, alert.layer) for alert in alerts] == expected
 
 
+def test_one_value_a_channel_is_told_as_such_and_not_as_a_dead_input(rng):
+    # The variance of one value is 0: after 35 steps the moving one is below epsilon / 10.
+    alerts = fit(network(0.8), *data(rng, 60), batch_size=1)
+    assert told(alerts) == [("BN405", "first", 1, 1)]
+    assert alerts[0].value == 1
+
+
+@pytest.mark.parametrize(("batch", "replicas"), [(1, 1), (4, 4)])
+def test_with_one_value_a_channel_an_exploded_variance_is_still_told(batch, replicas):
+    watch = watch_of(network(), replicas=replicas)
+    list(watch.batch_size(1, batch))
+    values = np.ones((4, 16))
+    values[3, 3], values[3, 9] = 0.0, 1e7
+    found = [(each.code, each.layer) for each in watch.reading(2, values)]
+    assert found == [("BN304", "second")]
+
+
 @pytest.mark.parametrize(
     ("batch", "replicas", "options", "expected"),
     [

@@ -185,9 +185,9 @@ def test_several_steps_in_one_execution_are_a_window(rng):
     monitor = BatchNormMonitor(update_freq=4)
     x, y = data(rng, 9)
     fit(made, [monitor], x, y, epochs=2)
-    # 4, 4 and 1 steps in each epoch: the last window of the second lies behind 4 + 4 + 1 + 4.
-    assert list(monitor.history.steps) == [4, 8, 13, 17]
-    assert list(field(monitor.history, "seen", "updates")) == [4, 4, 4, 4]
+    # 4, 4 and 1 steps in each epoch: the last 4 of the second lie behind 4 + 4 + 1 + 4.
+    assert list(monitor.history.steps) == [4, 8, 13, 17, 18]
+    assert list(field(monitor.history, "seen", "updates")) == [4, 4, 4, 4, 1]
 
 
 class Batches(keras.utils.PyDataset):
@@ -228,6 +228,41 @@ def test_data_may_come_from_anywhere(rng):
         fit(made, [log, monitor], source)
         assert list(monitor.history.steps) == [3, 6], source
         assert_told(monitor.history, log, [3, 6])
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 1
+
+
+def test_the_last_step_is_recorded_and_its_batch_told_where_fit_is_stopped(rng):
+    made, seen = model(rng)
+    made.compile(keras.optimizers.SGD(0.01), "mse")
+    log, monitor = Log(seen), BatchNormMonitor(update_freq=5, channel_freq=2)
+    fit(made, [log, monitor, Stop()], *data(rng), epochs=4)
+    assert list(monitor.history.steps) == [5, 10, 12]
+    assert_told(monitor.history, log, [5, 10, 12])
+    assert list(monitor.history.channel_steps) == [10, 12]
+    held = monitor.history.channels("seen", "moving_variance")[-1]
+    np.testing.assert_array_equal(held, values(seen.moving_variance))
+
+
+def test_without_a_known_length_the_last_step_has_no_batch(rng):
+    x, y = data(rng)
+    made, seen = model(rng)
+    made.compile(keras.optimizers.SGD(0.01), "mse")
+    monitor = BatchNormMonitor(update_freq=5, channel_freq=None)
+    fit(
+        made,
+        [monitor],
+        (pair for pair in zip(np.split(x, STEPS), np.split(y, STEPS), strict=True)),
+    )
+    assert list(monitor.history.steps) == [5, 6]
+    assert list(field(monitor.history, "seen", "updates")) == [1, 0]
+    known = np.isfinite(monitor.history.statistic("seen", "batch_mean"))
+    assert list(known) == [True, False]
+    last = monitor.history.statistic("seen", "moving_variance", "max")[-1]
+    assert last == np.float32(values(seen.moving_variance).max())
 
 
 class OwnStep(keras.Model):

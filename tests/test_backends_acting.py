@@ -244,6 +244,83 @@ def test_freezing_counts_epochs_as_initial_epoch_does(rng, capsys):
     assert said in capsys.readouterr().out
 
 
+class Late(keras.Model):
+    """A model whose layers are made when it is built."""
+
+    def build(self, shape):
+        del shape
+        self.norm = layers.BatchNormalization(
+            gamma_initializer=keras.initializers.Constant(-0.7),
+            moving_variance_initializer=keras.initializers.Constant(2.5),
+        )
+        self.top = layers.Dense(1)
+
+    def call(self, x, training=None):
+        return self.top(self.norm(x, training=training))
+
+
+class LateWithAStepOfItsOwn(Late):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+def late(kind):
+    model = kind()
+    model.compile(
+        keras.optimizers.AdamW(0.05, weight_decay=0.1), "mse", **quick(graph=True)
+    )
+    return model
+
+
+def test_a_model_that_fit_builds_is_frozen_from_its_first_step(rng, capsys):
+    x, y = data(rng)
+    model = late(Late)
+    fit(model, x, y, [BatchNormFreeze(0, freeze_affine=True), BatchNormMonitor()], epochs=2)
+    norm = model.norm
+    for variable, number in zip(
+        (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance),
+        (-0.7, 0.0, 0.0, 2.5),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(value(variable), np.full(5, number, np.float32))
+    out = capsys.readouterr().out
+    assert "1 BN layer frozen from epoch 0" in out
+    assert "although frozen" not in out
+    fit(model, x, y, [])
+    assert not np.array_equal(value(norm.gamma), np.full(5, -0.7, np.float32))
+    assert not np.array_equal(value(norm.moving_variance), np.full(5, 2.5, np.float32))
+
+
+def test_layers_that_a_step_of_the_users_builds_are_frozen_behind_it(rng, capsys):
+    x, y = data(rng)
+    model = late(LateWithAStepOfItsOwn)
+    seen = []
+    see = Spy(
+        on_train_batch_end=lambda m, _: seen.append([value(v) for v in m.norm.weights])
+    )
+    fit(model, x, y, [see, BatchNormFreeze(0, freeze_affine=True)])
+    assert all(same(seen[0], later) for later in seen[1:])
+    out = capsys.readouterr().out
+    if keras.backend.backend() == "tensorflow":  # Keras builds it before on the others
+        assert "frozen from the second step on (the first built the model)" in out
+    assert "although frozen" not in out
+
+
+def test_an_interrupt_before_the_first_step_freezes_no_later_fit(rng):
+    x, y = data(rng)
+    model = late(Late)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, x, y, [BatchNormFreeze(0), Spy(on_epoch_begin=interrupt)])
+    fit(model, x, y, [])
+    assert not np.array_equal(
+        value(model.norm.moving_variance), np.full(5, 2.5, np.float32)
+    )
+
+
 @on_others
 def test_layers_that_are_frozen_already_and_nested_ones(rng):
     x, y = data(rng)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from bnscope.errors import BnscopeError
+
+
+def check_log_dir(value: Any) -> None:
+    """Raises BnscopeError unless it is a path, or None."""
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise BnscopeError(
+            f"log_dir must be the path of a directory or None, got {value!r}.",
+            "None, the default, keeps the series in memory only.",
+        )
 
 
 def check_update_freq(value: Any) -> None:

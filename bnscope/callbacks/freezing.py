@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import keras  # noqa: TID253  a Keras callback is a Keras class
@@ -10,8 +12,10 @@ import numpy as np
 
 from bnscope.bn import AnyArray
 from bnscope.callbacks.board import board_for
+from bnscope.callbacks.building import before_next_step, build, can_be_built
 from bnscope.callbacks.inference import InferenceMode, affine, takes_training
 from bnscope.callbacks.messages import say
+from bnscope.callbacks.reader import is_built
 from bnscope.errors import BnscopeError, first_line
 from bnscope.graph import live
 from bnscope.rewriting.copying import to_numpy
@@ -42,6 +46,9 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
         ```
     """
 
+    # What it does at a batch is done where TensorFlow builds the model, which has no such thread.
+    async_safe = True
+
     def __init__(self, at_epoch: int, freeze_affine: bool = False) -> None:  # noqa: FBT001, FBT002
         super().__init__()
         if isinstance(at_epoch, bool) or not isinstance(at_epoch, int) or at_epoch < 0:
@@ -52,6 +59,7 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
         self.at_epoch = at_epoch
         self.freeze_affine = freeze_affine
         self._tried = False
+        self._unbuilt = False  # and the next step builds the model
         self._mode: InferenceMode | None = None
         self._norms: dict[str, Any] = {}
         self._values: dict[str, list[AnyArray]] = {}
@@ -59,7 +67,7 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks whether everything that is promised can be done."""
         del logs
-        self._tried = False
+        self._tried = self._unbuilt = False
         self._mode = None
         self._norms, self._values = {}, {}
         try:
@@ -83,10 +91,19 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
         del logs
         if not self._tried and epoch >= self.at_epoch:
             self._tried = True
-            try:
-                self._freeze(epoch)
-            except Exception as error:  # noqa: BLE001  whatever a model makes of it
-                say(f"BN cannot be frozen ({first_line(error)}); training goes on")
+            self._unbuilt = not is_built(self._model)
+            since = f"from epoch {epoch} (counted from 0)"
+            if self._unbuilt and can_be_built(self._model):
+                before_next_step(self._model, partial(self._build_and_freeze, since))
+            elif not (self._unbuilt and self.freeze_affine):
+                self._freeze(since)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Freezes the layers that came only with the first step, which has built the model."""
+        del batch, logs
+        if self._unbuilt:
+            self._unbuilt = False
+            self._freeze("from the second step on (the first built the model)")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the values stayed."""
@@ -103,30 +120,50 @@ class BatchNormFreeze(keras.callbacks.Callback):  # type: ignore[misc]
     def _trainable_norms(self) -> dict[str, Any]:
         """The BN layers by path that are not frozen already."""
         board = board_for(self._model, self.params)
+        own = {id(norm) for norm in self._norms.values()}
         return {
             path: norm
             for path, norm in live.batch_norms(self.model).items()
-            if norm.trainable and path not in board.frozen
+            if norm.trainable and path not in board.frozen and id(norm) not in own
         }
 
-    def _freeze(self, epoch: int) -> None:
-        self._norms = self._trainable_norms()
-        if not self._norms:
-            say("no BN layer is left to freeze")
-            return
-        norms = self._norms.values()
-        self._mode = InferenceMode(self.model, norms, hold_affine=self.freeze_affine)
+    def _build_and_freeze(self, since: str, iterator: Any) -> None:
+        with suppress(Exception):  # the step itself tells what is wrong
+            build(self._model, iterator)
+            self._unbuilt = False
+            self._freeze(since)
+
+    def _freeze(self, since: str) -> None:
+        try:
+            norms = self._trainable_norms()
+            _check_layers(norms)
+            if norms:
+                self._begin(norms, since)
+            elif not self._norms and not self._unbuilt:
+                say("no BN layer is left to freeze")
+            self._values = {
+                path: self._held(norm) for path, norm in self._norms.items() if norm.built
+            }
+        except Exception as error:  # noqa: BLE001  whatever a model makes of it
+            say(f"BN cannot be frozen ({first_line(error)}); training goes on")
+
+    def _begin(self, norms: dict[str, Any], since: str) -> None:
+        if self._mode is not None:
+            self._mode.end()
+        self._norms |= norms
+        self._mode = InferenceMode(
+            self.model, self._norms.values(), hold_affine=self.freeze_affine
+        )
         self._mode.begin()
-        self._values = {path: self._held(norm) for path, norm in self._norms.items()}
         rest = "keep their values too" if self.freeze_affine else "go on training"
         text = (
-            f"{plural(len(self._norms), 'BN layer')} frozen from epoch {epoch} (counted from 0) "
-            f"until fit ends: normalized with the moving values; gamma and beta {rest}"
+            f"{plural(len(norms), 'BN layer')} frozen {since} until fit ends: normalized with "
+            f"the moving values; gamma and beta {rest}"
         )
         say(text)
         board = board_for(self._model, self.params)
-        board.frozen |= self._norms.keys()
-        board.marks.tell(Mark(Act.FREEZE, tuple(self._norms), text))
+        board.frozen |= norms.keys()
+        board.marks.tell(Mark(Act.FREEZE, tuple(norms), text))
 
     def _held(self, norm: Any) -> list[AnyArray]:
         """What must not change of a layer."""

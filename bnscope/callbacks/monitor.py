@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from bnscope.bn import Array
 from bnscope.callbacks.arguments import (
     check_channel_freq,
     check_layers,
+    check_log_dir,
     check_update_freq,
 )
 from bnscope.callbacks.board import Board, board_for
+from bnscope.callbacks.building import before_next_step, build, can_be_built
+from bnscope.callbacks.cadence import Cadence
 from bnscope.callbacks.messages import ends_nothing, say, what_changed
 from bnscope.callbacks.observing import CompiledFlags, Observer
 from bnscope.callbacks.reader import Reader, is_built, reader_for
@@ -38,23 +42,26 @@ from bnscope.watching.recorder import Recorder
 _MOST_WAITING = 16
 # Alerts, and what ended the search for more.
 _Found = tuple[list[Alert], Exception | None]
+# A step, the variables after it, and what was averaged up to it, if that was read.
+_Reading = tuple[int, Array, Window | None]
 
 
 class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     """Tracks gamma, beta, moving and mini-batch statistics of every BN layer.
 
-    Every `update_freq` training steps the variables of all BN layers are read before and after
-    one step, in one transfer each, so that the mini-batch mean and variance of that step follow
-    exactly from the moving values. Alerts are printed when they are first seen. Nothing in the
-    model is changed, and no fault of the log directory ends the training.
+    Every `update_freq` training steps, and at the last one of a `fit`, the variables of all BN
+    layers are read before and after one step, in one transfer each, so that the mini-batch mean
+    and variance of that step follow exactly from the moving values. Alerts are printed when they
+    are first seen. Nothing in the model is changed, and no fault of the log directory ends the
+    training.
 
     Args:
         log_dir: where TensorBoard reads; the events go to `bnscope/` in it. None writes none.
-        update_freq: a record every so many training steps.
+        update_freq: a record every so many training steps; the last step has one too.
         layers: globs of layer paths (`["block1/*"]`) to track; None tracks all. Chosen layers
             get scalars and histograms of their own in TensorBoard.
         channel_freq: when the values of every channel are recorded: `"epoch"` for the end of
-            each epoch, a number for every so many logged steps, None for never.
+            each epoch, a number for every so many logged steps and the last, None for never.
         alerts: whether alerts are raised.
 
     Attributes:
@@ -85,6 +92,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         alerts: bool = True,  # noqa: FBT001, FBT002  as in Keras
     ) -> None:
         super().__init__()
+        check_log_dir(log_dir)
         check_update_freq(update_freq)
         check_channel_freq(channel_freq)
         check_layers(layers)
@@ -95,6 +103,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.raise_alerts = alerts
         self._alerts: list[Alert] = []
         self._updates = UpdateCounter()
+        self._cadence = Cadence(update_freq)
         self._training = False
         self._waiting = False
         self._board = Board()
@@ -109,6 +118,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._warm: frozenset[str] = frozenset()
         self._is_new_model = True  # and not that of the last `fit`
         self._before: tuple[int, Array] | None = None  # a step, and the averages after it
+        # The newest reading: logged, or kept in case that `fit` ends with it.
+        self._newest: _Reading | None = None
+        # The last steps of which there are records.
+        self._logged = self._logged_channels = -1
         # What the last reading shows, which is looked at while the next step runs.
         self._found: Future[_Found] | None = None
 
@@ -163,18 +176,21 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._training = self._waiting = True
         self._reader = None
         self._observer = None
-        self._before = None
+        self._before = self._newest = None
 
     @ends_nothing
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads the model and writes what is known of it before the first step."""
         del logs
+        self._cadence.epoch_begins((self.params or {}).get("steps"))
         if self._waiting:
             self._is_new_model = self._updates.begin(self._model)
             if self._recorder is None:
                 self._resume(epoch)
             if is_built(self.model):
                 self._begin()
+            elif can_be_built(self._model):
+                before_next_step(self._model, self._build_and_begin)
             return
         if self._reader is not None and self._before is None:
             self._read_ahead()  # a callback has written since the last step
@@ -184,16 +200,19 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     @ends_nothing
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reads, if this step or the next one is to be logged."""
-        del batch, logs
+        del logs
         self._hear()
-        updates, fresh = self._updates.advance(), self._waiting
-        if fresh:  # the first step has built it
+        self._cadence.batch_ends(batch)
+        updates = self._updates.advance()
+        if self._waiting:  # the first step has built it
             self._begin()
         if self._observer is not None:
             self._tell(self._observer.batches(self._step, updates))
-        if self._reader is not None and not fresh:
-            if self._is_due(self._step - updates, self._step):
-                self._log_step()
+        if self._reader is not None:
+            if self._cadence.is_logged(self._step - updates, self._step):
+                self._log(self._reading())
+            elif self._cadence.is_last:
+                self._newest = self._reading()
             self._read_ahead()
 
     @ends_nothing
@@ -209,7 +228,9 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if self._watch.wants_epoch_end:
                 self._tell(self._watch.epoch_end(self._step, self._read()))
         if self.channel_freq == "epoch":
-            self._background.add(self._recorder.channels, self._step, self._read())
+            self._log_channels(self._step, self._read())
+        if self._newest is None or self._newest[0] != self._step:
+            self._newest = self._reading()
         replicas = self._reader.read_replicas()
         if replicas is not None:
             apart = replicas[..., self._columns]
@@ -237,8 +258,10 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     @ends_nothing
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Closes the event file, and says what is missing and what went on."""
+        """Logs the last step, closes the event file, and says what is missing and what went on."""
         del logs
+        self._hear()
+        self._log_last()
         self._hear()
         if self._observer is not None:
             self._tell(self._observer.fit_end(self._step))
@@ -249,7 +272,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             finally:
                 self._background.close()
             if self._recorder.failure is not None:
-                say(f"the events are incomplete: {self._recorder.failure}")
+                if self._recorder.begun:
+                    say(f"the events are incomplete: {self._recorder.failure}")
                 self._recorder.failure = None
         repeated = [f"{a.code} {a.layer} x{a.count}" for a in self._alerts if a.count > 1]
         if repeated:
@@ -260,6 +284,13 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         last = None if self.log_dir is None else last_step(self.log_dir)
         if epoch or last is not None:
             self._updates.resume(epoch, (self.params or {}).get("steps"), last or 0)
+
+    @ends_nothing
+    def _build_and_begin(self, iterator: Any) -> None:
+        with suppress(Exception):  # the step itself tells what is wrong, or builds it
+            build(self._model, iterator)
+        if self._waiting and is_built(self._model):
+            self._begin()
 
     def _begin(self) -> None:
         """Finds the BN layers."""
@@ -339,43 +370,69 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if recorder is None:
             return
         recorder.open()
-        report = start.start_report(reader.graph)
-        line = start.summary_line(report)
+        steps = self._updates.in_fit  # those that it took to build the model
+        report = start.start_report(reader.graph, trained=steps > 0)
+        line = start.summary_line(report, steps)
         if line and not recorder.run.starts:
             say(line)
         fit = {**(self.params or {}), "counting": self._updates.counting}
         record = start.start_record(reader.graph, report, fit)
         recorder.start(self._step, record, start.start_text(record, report))
 
-    def _log_step(self) -> None:
-        if self._recorder is None or self._reader is None:
-            return
+    def _reading(self) -> _Reading:
+        """What is read now, with what was averaged if the reading before is one call old."""
         values, window = self._read(), None
-        if self._before is not None and self._before[0] < self._step:
-            taken, before = self._before
-            window = Window(before, self._averages(), self._step - taken)
+        if self._before is not None:
+            updates = self._step - self._before[0]
+            if 0 < updates <= self._updates.steps_per_call:
+                window = Window(self._before[1], self._averages(), updates)
+        return self._step, values, window
+
+    def _log(self, reading: _Reading) -> None:
+        if self._recorder is None:
+            return
+        self._newest = reading
+        step, values, window = reading
+        self._logged = step
         if self._observer is not None:
-            self._tell(self._observer.logged(self._step))
+            self._tell(self._observer.logged(step))
         if self._watch is not None:
             self._found = self._background.add(
                 _look,
                 self._watch,
                 self._recorder,
-                self._step,
+                step,
                 values,
                 window,
                 self._updates.of_model,
             )
         record = self._recorder.step
-        self._background.add(record, self._step, values, window, warm=self._warm)
+        self._background.add(record, step, values, window, warm=self._warm)
         if isinstance(self.channel_freq, int):
-            logged = self._step // self.update_freq
+            logged = step // self.update_freq
             if logged % self.channel_freq == 0:
-                self._background.add(self._recorder.channels, self._step, values)
+                self._log_channels(step, values)
+
+    def _log_last(self) -> None:
+        """Logs the step with which `fit` ends, if it was not."""
+        if self._reader is None or not self._updates.in_fit:
+            return
+        last = self._newest
+        if last is None or last[0] != self._step:
+            last = self._reading()
+        if self._logged != self._step:
+            self._log(last)
+        if isinstance(self.channel_freq, int) and self._logged_channels != self._step:
+            self._log_channels(*last[:2])
+
+    def _log_channels(self, step: int, values: Array) -> None:
+        if self._recorder is not None:
+            self._logged_channels = step
+            self._background.add(self._recorder.channels, step, values)
 
     def _read_ahead(self) -> None:
-        """Reads now, if the next call is to be logged."""
-        if self._is_due(self._step, self._step + self._updates.steps_per_call):
+        """Reads now, if the next call is to be logged, or ends the epoch."""
+        if self._cadence.is_read_ahead(self._step, self._updates.steps_per_call):
             self._before = (self._step, self._averages())
 
     def _read(self) -> Array:
@@ -389,10 +446,6 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._reader is None:
             raise RuntimeError("nothing is read before the layers are known")
         return self._reader.averages(self._updates.in_fit)[:, self._columns]
-
-    def _is_due(self, earlier: int, later: int) -> bool:
-        """Whether a step to be logged lies behind `earlier` and not behind `later`."""
-        return later // self.update_freq > earlier // self.update_freq
 
     def _hear(self) -> None:
         """Tells what the last reading shows; from here on its alerts are up to date."""
@@ -426,7 +479,7 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._hear()
         self._reader.forget()
-        self._before = None
+        self._before = self._newest = None
         layers = [path for path in mark.layers if path in self._recorder.layout.paths]
         if mark.act is Act.FREEZE:
             self._background.wait()  # what waits has the layout of before
@@ -441,7 +494,8 @@ class BatchNormMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._background.close()
 
     def _failed(self, reason: str) -> None:
-        say(f"no events are written: {reason}; training goes on")
+        begun = self._recorder is not None and self._recorder.begun
+        say(f"no {'more ' if begun else ''}events are written: {reason}; training goes on")
 
     def _give_up(self, error: Exception) -> None:
         self._waiting = False

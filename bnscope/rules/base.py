@@ -264,7 +264,9 @@ def plural(count: int, noun: str) -> str:
 
 def channel_list(channels: tuple[int, ...], most: int = 8) -> str:
     """`channel 3`, `channels 3, 7 and 12`, `channels 0, 1, 2, ... (64 in all)`."""
-    shown = [str(channel) for channel in channels[:most]]
+    shown = [
+        str(channel) for channel in sorted(channels[:most])
+    ]  # those given first, in order
     if len(channels) > most:
         return f"channels {', '.join(shown)}, ... ({len(channels)} in all)"
     if len(shown) == 1:

@@ -28,7 +28,8 @@ class CollapsedVariance(ChannelRule):
     rate that was too high, or an input that never changes. Prune them, or train again.
 
     ## When it is quiet
-    Variances around epsilon: small, but alive.
+    Variances around epsilon: small, but alive. While training, layers that get a single value a
+    channel, whose variance is 0 for that reason: BN405 and BN408 say so.
 
     ## References
     - <https://github.com/tensorflow/tensorflow/issues/18334>

@@ -44,7 +44,8 @@ class DyingChannel(WindowRule):
     only once its variance has risen, stood still, or was twice the smallest of the model. Channels below the limit already: they are
     dead, which BN304 says. Gamma under an L1 penalty, which is there to make it 0, and gamma
     that swings through 0. What dies between two checkpoints of `bnscope track` is seen by BN304
-    when it is dead: five readings of the fall are needed.
+    when it is dead: five readings of the fall are needed. The variance of layers that get a
+    single value a channel: it is 0 for that reason, which BN405 and BN408 say.
 
     ## References
     - Liu et al. 2017, pruning by an L1 penalty on gamma, <https://arxiv.org/abs/1708.06519>

@@ -176,10 +176,14 @@ class Watch:
     def batch_size(self, step: int, size: int) -> Iterator[Alert]:
         """BN405 and BN408 of the size of the batches, over all replicas."""
         if self._context is not None:
-            small = _SMALL.check_batch(self._context, size)
-            yield from self._layers(_SMALL, self._watched(small), step)
-            parts = _REPLICAS.check_replicas(self._context, size, self._replicas)
-            yield from self._layers(_REPLICAS, self._watched(parts), step)
+            small = self._watched(_SMALL.check_batch(self._context, size))
+            parts = self._watched(
+                _REPLICAS.check_replicas(self._context, size, self._replicas)
+            )
+            found = [*small, *parts]
+            self._single = frozenset(path for path, each in found if each.value <= 1)
+            yield from self._layers(_SMALL, small, step)
+            yield from self._layers(_REPLICAS, parts, step)
 
     def last_batch(
         self, step: int, size: int, usual: float, batches: int
@@ -214,6 +218,8 @@ class Watch:
         self._context = None if graph is None else Context(graph)
         self._replicas = 1
         self._start = None
+        # Layers with one value a channel, whose variance is 0 for that reason alone.
+        self._single = _NOWHERE
         self._dying: dict[int, dict[tuple[int, int], float]] = {}
         pruned = _NOWHERE if graph is None else pruned_layers(graph)
         self._series = Series(layout, warm, pruned)
@@ -252,6 +258,9 @@ class Watch:
     def _collapsed(self, step: int, values: Array, layers: list[int]) -> Iterator[Alert]:
         for index in layers:
             problems = _COLLAPSED.check_state(self.layout.state(values, index))
+            if self.layout.paths[index] in self._single:
+                most = _COLLAPSED.LARGEST_VARIANCE
+                problems = tuple(each for each in problems if each.value > most)
             yield from self._channels(_COLLAPSED, index, problems, step, values)
 
     def _channels(
@@ -281,6 +290,8 @@ class Watch:
         for window, apart in windows:
             for index in self._layers_with(_DYING.suspects(window)):
                 problems = _DYING.check_window(window.part(self.layout.part(index)))
+                if self.layout.paths[index] in self._single:
+                    problems = tuple(each for each in problems if each.statistic == "gamma")
                 dying.setdefault(index, []).extend(problems)
             if apart:
                 far += self._far(window)

@@ -152,7 +152,7 @@ class Ledger:
             step=step,
             value=problem.value,
             threshold=problem.threshold,
-            message=problem.message[:1].upper() + problem.message[1:] + more,
+            message=sentence(problem.message) + more,
             advice=rule.advice,
             channels=problem.channels,
             others=others,
@@ -164,3 +164,9 @@ class Ledger:
 def the_same_in(others: int) -> str:
     """What is added to an alert that stands for more layers; "" if it does not."""
     return f" The same in {plural(others, 'more layer')}." if others else ""
+
+
+def sentence(message: str) -> str:
+    """With a capital letter, unless it begins with the name of a variable."""
+    is_name = "_" in message.partition(" ")[0]
+    return message if is_name else message[:1].upper() + message[1:]

@@ -34,6 +34,7 @@ class Recorder:
     Attributes:
         run: the series in memory.
         failure: why events are missing; None if none are.
+        begun: whether some events were written, in this `fit` or before.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Recorder:
         self.details = details
         self.run = Run(layout.paths, layout.widths)
         self.failure: str | None = None
+        self.begun = False
         self._tell_failure = failed
         self._writer: RunWriter | None = None
         self._since: Array | None = None
@@ -65,6 +67,7 @@ class Recorder:
             return
         try:
             self._writer = RunWriter(self.log_dir, self.layout)
+            self.begun = True
         except ImportError:
             self._fail("TensorBoard is not installed (pip install 'bnscope[tensorboard]')")
         except Exception as error:  # noqa: BLE001  a path without meaning, a protobuf too old

@@ -38,10 +38,16 @@ def start_record(graph: Graph, report: Report, params: dict[str, Any]) -> dict[s
     }
 
 
-def start_report(graph: Graph) -> Report:
-    """What linting says before training; that the model is untrained is no news then."""
+def start_report(graph: Graph, *, trained: bool = False) -> Report:
+    """What linting says as training begins; that the model is untrained is no news then.
+
+    Args:
+        graph: the model.
+        trained: whether its first steps in this training are done, which built it.
+    """
     report = lint_graph(graph)
-    findings = tuple(finding for finding in report.findings if finding.code != "BN301")
+    no_news = {"BN301", "BN302"} if trained else {"BN301"}
+    findings = tuple(found for found in report.findings if found.code not in no_news)
     return Report(report.path, findings, report.not_analysed)
 
 
@@ -73,8 +79,13 @@ def _known(value: float | None) -> str:
     return "?" if value is None else f"{value:g}"
 
 
-def summary_line(report: Report) -> str | None:
-    """The findings at warning level or above in one line; None if there are none."""
+def summary_line(report: Report, steps: int = 0) -> str | None:
+    """The findings at warning level or above in one line; None if there are none.
+
+    Args:
+        report: what linting says.
+        steps: after how many steps of this training, which built the model.
+    """
     found = report.at_least(Severity.WARNING)
     if not found:
         return None
@@ -82,4 +93,9 @@ def summary_line(report: Report) -> str | None:
     counted = ", ".join(
         f"{code} {name} x{sum(f.code == code for f in found)}" for code, name in codes
     )
-    return f"lint before training: {counted} (bnscope.lint(model) explains)"
+    when = (
+        f"after {plural(steps, 'step')}, which built the model"
+        if steps
+        else "before training"
+    )
+    return f"lint {when}: {counted} (bnscope.lint(model) explains)"
