@@ -18,6 +18,8 @@ from bnscope.rules.base import LEVELS, Severity, plural
 
 _CLEAN = "ok"
 _FAILED = "unreadable"
+# The worst first.
+_VERDICTS = (Severity.ERROR, _FAILED, Severity.WARNING, Severity.INFO, _CLEAN)
 _HEADS = ("", "rule", "layers", "what and what to do")
 
 
@@ -36,12 +38,8 @@ def _headline(reports: Sequence[Report]) -> Markup:
     failed = sum(report.error is not None for report in reports)
     unread = f"{plural(failed, 'file')} could not be read." if failed else ""
     said = " ".join(filter(None, [count_line(reports), unread])) or "0 models."
-    worst = min(map(_verdict, reports), key=_rank, default=_CLEAN)
-    mark = chip(worst, "OK" if worst == _CLEAN else worst)
-    if failed and not any(report.at_least(Severity.ERROR) for report in reports):
-        worst = str(Severity.ERROR)
-        mark = chip(worst, _FAILED)
-    return tag("p", mark, f" {said}", class_=f"headline {worst}")
+    worst = min(map(_verdict, reports), key=_VERDICTS.index, default=_CLEAN)
+    return tag("p", _chip(worst), f" {said}", class_=f"headline {_color(worst)}")
 
 
 def _coded(text: str) -> Iterator[str]:
@@ -51,17 +49,20 @@ def _coded(text: str) -> Iterator[str]:
 
 
 def _verdict(report: Report) -> str:
-    """The worst that is said of a model that could be read."""
+    """The worst that is said of a model."""
+    if report.error is not None:
+        return _FAILED
     said: list[str] = [finding.severity for finding in report.findings]
     said += [Severity.INFO] * len(report.not_analysed)
-    return str(min(said, key=_rank, default=_CLEAN))
+    return str(min(said, key=_VERDICTS.index, default=_CLEAN))
 
 
-def _mark(report: Report) -> Markup:
-    if report.error is not None:
-        return chip(Severity.ERROR, _FAILED)
-    verdict = _verdict(report)
-    return chip(verdict, "OK" if verdict == _CLEAN else verdict)
+def _chip(verdict: str) -> Markup:
+    return chip(_color(verdict), "OK" if verdict == _CLEAN else verdict)
+
+
+def _color(verdict: str) -> str:
+    return str(Severity.ERROR) if verdict == _FAILED else verdict
 
 
 def _counts(report: Report) -> list[str]:
@@ -71,17 +72,13 @@ def _counts(report: Report) -> list[str]:
     return [*(str(found.count(level)) for level in LEVELS), str(len(report.not_analysed))]
 
 
-def _rank(verdict: str) -> int:
-    return [*LEVELS, _CLEAN].index(verdict)
-
-
 def _overview(reports: Sequence[Report]) -> Markup:
     """One row a model, each leading to what is found in it."""
     return table(
         ["", "model", "errors", "warnings", "notes", "not analysed"],
         [
             [
-                _mark(report),
+                _chip(_verdict(report)),
                 tag("a", report.path, href=f"#{_anchor(number)}"),
                 *_counts(report),
             ]
@@ -97,7 +94,7 @@ def _anchor(number: int) -> str:
 def _report(report: Report, number: int) -> Iterator[Markup]:
     yield tag("h2", report.path, id=_anchor(number))
     if report.error is not None:
-        yield tag("p", _mark(report), f" {report.error}")
+        yield tag("p", _chip(_FAILED), f" {report.error}")
         return
     rows = [_group(findings) for findings in grouped(report.findings)]
     rows += [
