@@ -94,6 +94,7 @@ def test_the_tabular_network_is_the_published_one_layer_by_layer():
         assert bn.get_config() == {**default, "name": bn.name}
 
 
+@pytest.mark.slow  # `make test` trains the same network in the demo
 def test_alexnet_shows_its_faults_and_folds(run, tmp_path):
     output = run("alexnet_photos.py", "--quick")
     assert list(tmp_path.iterdir()) == []
