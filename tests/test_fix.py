@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -474,7 +475,7 @@ def test_a_result_shows_itself():
     assert shown.startswith("Repaired BN101 redundant-bias (safe).")
     assert "Verified by " in shown
     assert shown.index("Remaining:\n") < shown.index("nothing found")
-    assert result._repr_html_().startswith("<pre>Repaired BN101")
+    assert result._repr_html_() == f"<pre>{html.escape(shown)}</pre>"
 
 
 def test_what_lies_in_a_class_of_the_users_remains():

@@ -255,6 +255,7 @@ def test_a_file_that_is_no_table_or_no_text(content, message, project, run_cli):
         (["--config", "pyproject.toml"], "pyproject.toml has no [tool.bnscope]."),
         (["--config", "gone.toml", "--isolated"], "--isolated reads no file"),
         (["--jobs", "-1"], "'-1' is no number of processes, nor auto"),
+        (["--jobs", "0"], "'0' is no number of processes, nor auto"),
         (["--jobs", "two"], "'two' is no number of processes, nor auto"),
         (["--baseline", "gone.json"], "The baseline gone.json does not exist."),
         (["--baseline", "a", "--write-baseline", "b"], "not allowed with argument"),

@@ -226,6 +226,6 @@ def _show(config: Config | None, settings: Settings, options: argparse.Namespace
 def _jobs(text: str) -> int:
     if text == "auto":
         return 0
-    if not text.isdecimal():
+    if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of processes, nor auto")
     return int(text)

@@ -72,16 +72,10 @@ def _not_finite(run: Run, rows: list[str], values: Array) -> Trace:
     """A cross in each row where it was first not finite."""
     broken = ~np.isfinite(values)
     places = np.flatnonzero(broken.any(1))
-    return {
-        "type": "scatter",
-        "x": run.channel_steps[broken[places].argmax(1)],
-        "y": [rows[place] for place in places],
-        "mode": "markers",
-        "marker": {"symbol": "x", "size": 7, "color": theme.ALARM},
-        "hovertemplate": "%{y}<br>not finite from step %{x} on<extra></extra>",
-        "name": "not finite",
-        "showlegend": False,
-    }
+    since = run.channel_steps[broken[places].argmax(1)]
+    return scales.crosses(
+        since, [rows[place] for place in places], "not finite from step %{x} on"
+    )
 
 
 def channel(run: Run, layer: str, number: int | None = None) -> Any:

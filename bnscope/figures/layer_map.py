@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnscope.events.run import Run
-from bnscope.figures import labels, scales, theme
+from bnscope.figures import labels, scales
 from bnscope.figures.quantities import COLUMN_TITLES, COUNTS, across, quantity, step_title
 from bnscope.figures.sheet import Sheet, Trace
 from bnscope.figures.thinning import Bins
@@ -75,18 +75,14 @@ def _not_finite(run: Run, bins: Bins, statistic: str, paths: list[str]) -> Trace
     """Crosses where channels were not finite."""
     counts = bins(run.across(_read_of(statistic), "since_nonfinite"), "since_nonfinite")
     places, layers = np.nonzero(np.nan_to_num(counts) > 0)
-    return {
-        "type": "scatter",
-        "x": bins.steps[places],
-        "y": [paths[layer] for layer in layers],
+    made = scales.crosses(
+        bins.steps[places],
+        [paths[layer] for layer in layers],
+        "step %{x}: %{customdata[0]:d} channels not finite",
+    )
+    return made | {
         "yaxis": "y2",
-        "mode": "markers",
-        "marker": {"symbol": "x", "size": 7, "color": theme.ALARM},
         "customdata": np.stack([counts[places, layers], layers], -1),
-        "hovertemplate": "%{y}<br>step %{x}: %{customdata[0]:d} channels not finite"
-        "<extra></extra>",
-        "name": "not finite",
-        "showlegend": False,
     }
 
 

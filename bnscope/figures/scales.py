@@ -74,6 +74,26 @@ def cells(
     }
 
 
+def crosses(steps: npt.NDArray[Any], rows: list[str], told: str) -> Trace:
+    """Crosses in a heat map, where values are not finite.
+
+    Args:
+        steps: of each cross.
+        rows: name of the row of each cross.
+        told: what hovering says, as plotly's template.
+    """
+    return {
+        "type": "scatter",
+        "x": steps,
+        "y": rows,
+        "mode": "markers",
+        "marker": {"symbol": "x", "size": 7, "color": theme.ALARM},
+        "hovertemplate": f"%{{y}}<br>{told}<extra></extra>",
+        "name": "not finite",
+        "showlegend": False,
+    }
+
+
 def positive(values: Array) -> Array:
     """Values for a logarithmic axis: what is 0 or less stands a power of ten below the rest."""
     above = values[np.isfinite(values) & (values > 0)]

@@ -78,9 +78,9 @@ class FixResult:
         return "\n".join([*done, "Remaining:", str(self.remaining)])
 
     def _repr_html_(self) -> str:
-        from bnscope.markup import tag
+        from bnscope.markup import Markup, escaped, tag
 
-        return tag("pre", str(self))
+        return tag("pre", Markup("\n".join(map(escaped, str(self).split("\n")))))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Saves the model: written beside, loaded again and compared, then moved.
