@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: help demo test test-all test-backends test-distributed test-browser lint format docs bench clean
 
 help:
-	@echo "make demo      train, watch, diagnose and fold a small AlexNet (about two minutes)"
+	@echo "make demo      train, watch, diagnose and fold a small AlexNet (some minutes)"
 	@echo "make test      run the tests (a few minutes)"
 	@echo "make test-all  run the slow tests too"
 	@echo "make test-backends      run the callbacks on JAX and PyTorch, in .venv-jax and .venv-torch"
